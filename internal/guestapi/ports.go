@@ -1,0 +1,40 @@
+// Package guestapi is the contract between the monitor on the host and the agent in the guest: the agent's ttrpc service
+// (agent.proto), the vsock ports, and the framed streams that carry a process's standard input and output. It is the only
+// package that host code and guest code share.
+//
+// The host opens every connection; the agent accepts only HostCID. Legal order: Setup, Create, the container's streams,
+// Start, then Wait and Signal, Shutdown last.
+package guestapi
+
+//go:generate ./generate.sh
+
+// vsock ports of the agent, and the only peer it accepts.
+const (
+	// PortAgent serves the ttrpc service Agent.
+	PortAgent = 1024
+	// PortStream takes one connection for each stream of a process; see OpenStream.
+	PortStream = 1025
+	// HostCID is VMADDR_CID_HOST of vsock(7).
+	HostCID = 2
+)
+
+// Files at the root of a container's writable disk. The overlay's upper and work directories lie beside StageDir, so the
+// container itself sees none of it.
+const (
+	// StageDir holds what the host wrote for the agent before the boot.
+	StageDir = ".runcvm"
+	// EntrypointFile, in StageDir, is the command: one JSON array of strings, at least one.
+	EntrypointFile = "entrypoint"
+	// ConfigFile, in StageDir, is the OCI runtime specification of the container, without process.args.
+	ConfigFile = "config.json"
+	// UpperDir and WorkDir are the overlay's directories.
+	UpperDir = "upper"
+	WorkDir  = "work"
+)
+
+// UserAnnotation, in the staged OCI specification, is the user to run as in the form of an image's User field
+// (name|uid[:group|gid]); only the guest sees the container's /etc/passwd. It takes the place of process.user.
+const UserAnnotation = "dev.runcvm.user"
+
+// MaxContainerID is the longest container id, in bytes.
+const MaxContainerID = 128
