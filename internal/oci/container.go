@@ -1,0 +1,181 @@
+// Package oci turns what the host was asked for (an image's configuration and the options of a command) into what the
+// guest is asked for: the command, and an OCI runtime specification built fresh, field by field.
+//
+// Resolve first, then Spec of what it returned.
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Options are what a user asked for beside the image. Empty fields leave the image's.
+type Options struct {
+	// Entrypoint replaces the image's; one empty string takes it away. Where it is set, the image's Cmd is not used.
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	// Cmd replaces the image's Cmd.
+	Cmd []string `json:"cmd,omitempty"`
+	// Env has entries NAME=value, later ones win.
+	Env      []string `json:"env,omitempty"`
+	User     string   `json:"user,omitempty"`
+	Cwd      string   `json:"cwd,omitempty"`
+	Hostname string   `json:"hostname,omitempty"`
+	ReadOnly bool     `json:"read_only,omitempty"`
+	// Tmpfs has entries PATH[:OPTIONS] as docker run --tmpfs takes them.
+	Tmpfs []string `json:"tmpfs,omitempty"`
+	// Memory is the limit of the container's memory in bytes; 0 is none.
+	Memory int64 `json:"memory,omitempty"`
+	// CPUs is the limit in processors, as in 1.5; 0 is none.
+	CPUs float64 `json:"cpus,omitempty"`
+}
+
+// Container is a container with everything decided.
+type Container struct {
+	Args       []string
+	Env        []string
+	User       string // name|uid[:group|gid], resolved in the guest; empty: 0
+	Cwd        string
+	Hostname   string
+	ReadOnly   bool
+	Tmpfs      []Tmpfs
+	Memory     int64
+	CPUs       float64
+	StopSignal string
+}
+
+// Tmpfs is one file system in memory.
+type Tmpfs struct {
+	Path    string
+	Options []string
+}
+
+// ErrNoCommand says that neither the image nor the user names a command.
+var ErrNoCommand = errors.New("no command: the image has neither Entrypoint nor Cmd, and none was given; name one after the image")
+
+// defaultPath is what Docker gives a container without PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Resolve merges the image's configuration and the options by Docker's rules. All faults are in one error.
+func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
+	c := Container{
+		Args:       command(image, opt),
+		Env:        environment(image.Env, opt),
+		User:       or(opt.User, image.User),
+		Cwd:        path.Clean("/" + or(opt.Cwd, image.WorkingDir)),
+		Hostname:   opt.Hostname,
+		ReadOnly:   opt.ReadOnly,
+		Memory:     opt.Memory,
+		CPUs:       opt.CPUs,
+		StopSignal: or(image.StopSignal, "SIGTERM"),
+	}
+	var errs []error
+	if len(c.Args) == 0 {
+		errs = append(errs, ErrNoCommand)
+	}
+	if opt.Cwd != "" && !path.IsAbs(opt.Cwd) {
+		errs = append(errs, fmt.Errorf("working directory %q is not an absolute path", opt.Cwd))
+	}
+	for _, t := range opt.Tmpfs {
+		dest, options, _ := strings.Cut(t, ":")
+		if !path.IsAbs(dest) || path.Clean(dest) == "/" {
+			errs = append(errs, fmt.Errorf("tmpfs %q: not an absolute path below /", dest))
+			continue
+		}
+		c.Tmpfs = append(c.Tmpfs, Tmpfs{Path: path.Clean(dest), Options: split(options)})
+	}
+	errs = append(errs, checkText(c)...)
+	return c, errors.Join(errs...)
+}
+
+// checkText refuses what neither JSON nor execve can carry.
+func checkText(c Container) []error {
+	var errs []error
+	check := func(what string, values ...string) {
+		for i, v := range values {
+			switch {
+			case !utf8.ValidString(v):
+				errs = append(errs, fmt.Errorf("%s %d is not valid UTF-8 (%q), which the OCI specification cannot carry", what, i, v))
+			case strings.ContainsRune(v, 0):
+				errs = append(errs, fmt.Errorf("%s %d holds a NUL byte", what, i))
+			}
+		}
+	}
+	check("argument", c.Args...)
+	check("environment entry", c.Env...)
+	check("user", c.User)
+	check("working directory", c.Cwd)
+	if c.Hostname != "" && (len(c.Hostname) > 64 || strings.ContainsAny(c.Hostname, " \t\n/\x00")) {
+		errs = append(errs, fmt.Errorf("hostname %q: at most 64 bytes without spaces and slashes", c.Hostname))
+	}
+	for i, e := range c.Env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
+			errs = append(errs, fmt.Errorf("environment entry %d (%q) is not NAME=value", i, e))
+		}
+	}
+	return errs
+}
+
+func command(image ocispec.ImageConfig, opt Options) []string {
+	if len(opt.Entrypoint) > 0 {
+		if len(opt.Entrypoint) == 1 && opt.Entrypoint[0] == "" {
+			return slices.Clone(opt.Cmd)
+		}
+		return slices.Concat(opt.Entrypoint, opt.Cmd)
+	}
+	if len(opt.Cmd) > 0 {
+		return slices.Concat(image.Entrypoint, opt.Cmd)
+	}
+	return slices.Concat(image.Entrypoint, image.Cmd)
+}
+
+// environment is PATH, HOSTNAME, the image's and the user's, one entry a name; HOME is the guest's to find.
+func environment(image []string, opt Options) []string {
+	base := []string{"PATH=" + defaultPath}
+	if opt.Hostname != "" {
+		base = append(base, "HOSTNAME="+opt.Hostname)
+	}
+	var env []string
+	index := map[string]int{}
+	for _, e := range slices.Concat(base, image, opt.Env) {
+		name, _, _ := strings.Cut(e, "=")
+		if i, ok := index[name]; ok {
+			env[i] = e
+			continue
+		}
+		index[name] = len(env)
+		env = append(env, e)
+	}
+	return env
+}
+
+// Lookup returns the value of a variable of the container's environment.
+func (c Container) Lookup(name string) (string, bool) {
+	for _, e := range c.Env {
+		if n, v, ok := strings.Cut(e, "="); ok && n == name {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+func split(options string) []string {
+	if options == "" {
+		return nil
+	}
+	return strings.Split(options, ",")
+}
+
+func or(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
