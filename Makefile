@@ -1,0 +1,85 @@
+# Tools that `make setup` brings come first: they are there only where the machine's own are too old.
+export PATH := /usr/local/lib/runcvm-build/go/bin:$(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+# Prerequisites run from left to right; go itself uses all processors.
+.NOTPARALLEL:
+
+PROGRAMS := runcvm runcvm-guest firecracker-qemu
+IMAGE    := build/image/debian
+
+# Programs run on hosts and in guests of any libc, so they are static.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+
+# A run of the e2e suites may take this long; see also KVM_DEADLINE in test/kvm/run.
+E2E_TIMEOUT ?= 45m
+# Narrow a run: make test-e2e RUN=TestExitCode PKG=./test/run
+RUN ?=
+PKG ?= ./test/...
+# Time that each fuzz target gets: make fuzz FUZZTIME=5m
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what building, testing and running need (Debian 12, root)
+	scripts/setup
+
+.PHONY: build
+build: ## Build the programs into bin/
+	$(GOBUILD) -o bin/ $(PROGRAMS:%=./cmd/%)
+
+.PHONY: image
+image: ## Make the Debian image that demo and tests run
+	scripts/debian-image $(IMAGE)
+
+.PHONY: demo
+demo: setup build image ## Run a Debian container in a microVM and show its start
+	scripts/demo $(IMAGE)
+
+.PHONY: test
+test: setup build test-unit test-e2e ## Set up, build, run unit and e2e tests on firecracker-qemu
+
+.PHONY: test-unit
+test-unit: ## Run the unit tests
+	go test -race ./...
+
+.PHONY: test-e2e
+test-e2e: build image ## Run the e2e suites on firecracker-qemu
+	RUNCVM_BIN=$(CURDIR)/bin RUNCVM_TEST_IMAGE=$(CURDIR)/$(IMAGE) \
+	go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
+
+.PHONY: test-kvm
+test-kvm: build image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
+	test/kvm/run
+
+.PHONY: bench
+bench: build image ## Run the benchmarks, write bench/results.json
+	RUNCVM_BIN=$(CURDIR)/bin RUNCVM_TEST_IMAGE=$(CURDIR)/$(IMAGE) go run ./bench -o bench/results.json
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+.PHONY: lint
+lint: ## Run golangci-lint
+	go tool -modfile=tools/go.mod golangci-lint run ./...
+
+.PHONY: generate
+generate: ## Generate the ttrpc code of internal/guestapi (needs protobuf-compiler)
+	internal/guestapi/generate.sh
+
+# Where install puts things; DESTDIR is honoured.
+PREFIX ?= /usr/local
+.PHONY: install
+install: build ## Install the programs into PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/runcvm
+	install bin/runcvm bin/firecracker-qemu $(DESTDIR)$(PREFIX)/bin/
+	install bin/runcvm-guest $(DESTDIR)$(PREFIX)/lib/runcvm/
+
+.PHONY: clean
+clean: ## Remove what was built, the test machine's cache included
+	rm -rf bin build
