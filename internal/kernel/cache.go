@@ -1,0 +1,108 @@
+package kernel
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// identity is what tells one content of a file from another without reading it.
+func identity(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", fmt.Errorf("%s: no inode", path)
+	}
+	return fmt.Sprintf("%s %d:%d %d %d.%d %d.%d", path, st.Dev, st.Ino, st.Size,
+		st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec), nil
+}
+
+// identities is a cache key for what is made from these files; an empty path stands for a file that there is not. The kind
+// names what is made and the version of the code that makes it.
+func identities(kind string, paths ...string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n", kind)
+	for _, p := range paths {
+		id := ""
+		if p != "" {
+			var err error
+			if id, err = identity(p); err != nil {
+				return "", err
+			}
+		}
+		fmt.Fprintf(h, "%s\n", id)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+}
+
+// staleAfter is when a temporary directory of a process that was killed is removed: longer than any unpacking takes.
+const staleAfter = time.Hour
+
+// cached returns the directory cacheDir/name, making it with fill where it does not exist yet. It appears there whole, with
+// its files on disk, or not at all; of two processes at once the first wins and both return its work.
+func cached(ctx context.Context, cacheDir, name string, fill func(ctx context.Context, dir string) error) (string, error) {
+	final := filepath.Join(cacheDir, name)
+	if isDir(final) {
+		return final, nil
+	}
+	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+		return "", fmt.Errorf("kernel cache: %w", err)
+	}
+	removeStale(cacheDir)
+	tmp, err := os.MkdirTemp(cacheDir, ".tmp-")
+	if err != nil {
+		return "", fmt.Errorf("kernel cache: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	// The files are read by the VMM, which may run as another user.
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return "", fmt.Errorf("kernel cache: %w", err)
+	}
+	if err := fill(ctx, tmp); err != nil {
+		return "", err
+	}
+	if err := os.Rename(tmp, final); err != nil && !isDir(final) {
+		return "", fmt.Errorf("kernel cache: %w", err)
+	}
+	return final, nil
+}
+
+func removeStale(cacheDir string) {
+	leftovers, _ := filepath.Glob(filepath.Join(cacheDir, ".tmp-*"))
+	for _, dir := range leftovers {
+		if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > staleAfter {
+			os.RemoveAll(dir)
+		}
+	}
+}
+
+// writeSynced writes a file and brings it to the disk, so that a rename after it never shows it empty after a crash.
+func writeSynced(path string, write func(*os.File) error) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := write(f); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}

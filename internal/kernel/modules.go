@@ -1,0 +1,236 @@
+package kernel
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	bcjxz "github.com/therootcompany/xz"
+)
+
+const (
+	// maxModule bounds one module, unpacked, in bytes. The largest that a boot needs has 1 MiB.
+	maxModule = 32 << 20
+	// maxModuleFiles bounds how many files a modules directory may have; a distribution's has 4,000 to 7,000.
+	maxModuleFiles = 50_000
+)
+
+// bootModules are the modules that the agent loads, in this order: vsock first, so that the agent listens before the way to it
+// exists, and the host's pending connection is answered at once.
+//
+// What a kernel has built in is left out.
+var bootModules = []string{"vsock", "virtio_mmio", "vmw_vsock_virtio_transport", "virtio_blk", "erofs", "ext4", "overlay", "unix"}
+
+// moduleTree is a directory of modules: where each one lies, and which are built into the kernel.
+type moduleTree struct {
+	dir     string
+	files   map[string]string
+	builtin map[string]bool
+}
+
+// moduleName is a module's name as the kernel spells it, from its file's: virtio-rng.ko.xz is virtio_rng. Empty when the file is
+// no module.
+func moduleName(file string) string {
+	base := filepath.Base(file)
+	for _, ext := range []string{".xz", ".zst", ".gz"} {
+		base = strings.TrimSuffix(base, ext)
+	}
+	name, ok := strings.CutSuffix(base, ".ko")
+	if !ok {
+		return ""
+	}
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+// readModules walks dir itself and does not rely on modules.dep: a package that was unpacked but not installed has none.
+func readModules(dir string) (*moduleTree, error) {
+	t := &moduleTree{dir: dir, files: map[string]string{}, builtin: map[string]bool{}}
+	count := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if count++; count > maxModuleFiles {
+			return fmt.Errorf("%s has more than %d files", dir, maxModuleFiles)
+		}
+		if name := moduleName(path); name != "" && d.Type().IsRegular() {
+			// The kernel's own tree wins over updates/ and extra/ only where those do not have the module: as depmod does.
+			if _, ok := t.files[name]; !ok || !strings.HasPrefix(path, filepath.Join(dir, "kernel")+"/") {
+				t.files[name] = path
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("modules: %w", err)
+	}
+	b, err := readBounded(filepath.Join(dir, "modules.builtin"), maxConfig)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("modules: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if name := moduleName(strings.TrimSpace(line)); name != "" {
+			t.builtin[name] = true
+		}
+	}
+	return t, nil
+}
+
+func (t *moduleTree) has(name string) bool { return t.builtin[name] || t.files[name] != "" }
+
+// module is one module to load: its file on the host and its unpacked content.
+type module struct {
+	name    string
+	content []byte
+}
+
+// resolve returns the modules of the list, each after those that it depends on. One that has no file is left out:
+// whether the kernel has it built in is what the configuration says.
+func (t *moduleTree) resolve(names []string) ([]module, error) {
+	var (
+		out     []module
+		visited = map[string]bool{}
+		visit   func(name string, path []string) error
+	)
+	visit = func(name string, path []string) error {
+		if slices.Contains(path, name) {
+			return fmt.Errorf("modules depend on each other in a circle: %s", strings.Join(append(path, name), " -> "))
+		}
+		if visited[name] || t.files[name] == "" {
+			if !visited[name] && !t.builtin[name] && len(path) > 0 {
+				return fmt.Errorf("module %s needs %s, which is not in %s", path[len(path)-1], name, t.dir)
+			}
+			return nil
+		}
+		content, err := readModule(t.files[name])
+		if err != nil {
+			return fmt.Errorf("module %s: %w", name, err)
+		}
+		deps, soft, err := moduleDepends(content)
+		if err != nil {
+			return fmt.Errorf("module %s: %w", t.files[name], err)
+		}
+		path = append(slices.Clone(path), name)
+		for _, d := range soft {
+			// A soft dependency may be missing, and may come back to the module itself.
+			if t.files[d] != "" && !slices.Contains(path, d) {
+				deps = append([]string{d}, deps...)
+			}
+		}
+		for _, d := range deps {
+			if err := visit(d, path); err != nil {
+				return err
+			}
+		}
+		visited[name] = true
+		out = append(out, module{name, content})
+		return nil
+	}
+	for _, n := range names {
+		if err := visit(n, nil); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// moduleDepends reads depends= and softdep=pre: from a module's .modinfo section.
+func moduleDepends(content []byte) (hard, soft []string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("corrupt ELF file: %v", p)
+		}
+	}()
+	f, err := elf.NewFile(bytes.NewReader(content))
+	if err != nil {
+		return nil, nil, err
+	}
+	s := f.Section(".modinfo")
+	if s == nil {
+		return nil, nil, errors.New("not a kernel module: no .modinfo")
+	}
+	b, err := s.Data()
+	if err != nil {
+		return nil, nil, err
+	}
+	clean := func(n string) string { return strings.ReplaceAll(n, "-", "_") }
+	for field := range bytes.SplitSeq(b, []byte{0}) {
+		key, value, _ := strings.Cut(string(field), "=")
+		switch key {
+		case "depends":
+			for n := range strings.SplitSeq(value, ",") {
+				if n != "" {
+					hard = append(hard, clean(n))
+				}
+			}
+		case "softdep":
+			pre := false
+			for _, n := range strings.Fields(value) {
+				if strings.HasSuffix(n, ":") {
+					pre = n == "pre:"
+				} else if pre {
+					soft = append(soft, clean(n))
+				}
+			}
+		}
+	}
+	return hard, soft, nil
+}
+
+// readModule reads a module's file and unpacks it, so that the guest's kernel need not.
+func readModule(path string) (content []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("corrupt: the decoder failed: %v", p)
+		}
+	}()
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var r io.Reader = bufio.NewReader(f)
+	switch filepath.Ext(path) {
+	case ".xz":
+		r, err = bcjxz.NewReader(r, maxWindow)
+	case ".gz":
+		r, err = gzip.NewReader(r)
+	case ".zst":
+		var d *zstd.Decoder
+		if d, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
+			defer d.Close()
+			r = d
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return readAllBounded(r, maxModule)
+}
+
+func readAllBounded(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("more than %d bytes", limit)
+	}
+	return b, err
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAllBounded(f, limit)
+}
