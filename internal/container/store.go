@@ -1,0 +1,313 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/cleanup"
+	"github.com/runcvm/runcvm/internal/timeline"
+)
+
+// Store is all containers of one data directory. It may be used by several processes at once.
+type Store struct {
+	dataDir, runDir string
+}
+
+// New returns the store in dataDir and runDir, both absolute. Nothing is read or made before the first call.
+func New(dataDir, runDir string) *Store { return &Store{dataDir: dataDir, runDir: runDir} }
+
+// Handle is a container that this process owns: it holds its lock.
+type Handle struct {
+	store *Store
+	lock  *os.File
+	// Dir and RunDir are the container's directories.
+	Dir, RunDir string
+}
+
+// ValidName is what a container may be called: Docker's rule.
+var ValidName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+// tmpPrefix marks a directory that is being made.
+const tmpPrefix = ".new-"
+
+func (s *Store) containers() string { return filepath.Join(s.dataDir, "containers") }
+func (s *Store) names() string      { return filepath.Join(s.dataDir, "names") }
+
+// Create makes the directories of a new container and takes its lock. errdefs.ErrAlreadyExists says that the name is in use.
+func (s *Store) Create(ctx context.Context, r Record) (_ *Handle, err error) {
+	for _, dir := range []string{s.containers(), s.names(), s.runDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	h := &Handle{store: s, Dir: filepath.Join(s.containers(), r.ID), RunDir: filepath.Join(s.runDir, r.ID)}
+	var undo cleanup.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo.Run(ctx, time.Second))
+		}
+	}()
+	// Made under another name and renamed: nobody sees a directory without lock and state.
+	tmp := filepath.Join(s.containers(), tmpPrefix+r.ID)
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return nil, fmt.Errorf("make the container's directory: %w", err)
+	}
+	undo.AddFunc(func() error { return errors.Join(os.RemoveAll(tmp), os.RemoveAll(h.Dir)) })
+	if err := os.WriteFile(filepath.Join(tmp, lockFile), nil, 0o600); err != nil {
+		return nil, fmt.Errorf("make the container's lock: %w", err)
+	}
+	if h.lock, err = lock(filepath.Join(tmp, lockFile), unix.LOCK_EX); err != nil {
+		return nil, err
+	}
+	undo.AddFunc(h.lock.Close)
+	if err := writeFileAtomically(filepath.Join(tmp, stateFile), r); err != nil {
+		return nil, fmt.Errorf("write the container's state: %w", err)
+	}
+	if err := os.Mkdir(h.RunDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the container's run directory: %w", err)
+	}
+	undo.AddFunc(func() error { return os.RemoveAll(h.RunDir) })
+	if err := os.Rename(tmp, h.Dir); err != nil {
+		return nil, fmt.Errorf("make the container's directory: %w", err)
+	}
+	if err := s.claim(r.Name, r.ID); err != nil {
+		return nil, err
+	}
+	undo.Release()
+	return h, nil
+}
+
+// claim takes the name for the id. A name whose container is gone is free.
+func (s *Store) claim(name, id string) error {
+	link := filepath.Join(s.names(), name)
+	for range 3 {
+		err := os.Symlink(id, link)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("claim the name %s: %w", name, err)
+		}
+		owner, err := os.Readlink(link)
+		if err != nil {
+			continue // removed just now
+		}
+		if e, err := s.open(owner); err == nil && !e.gone() {
+			return fmt.Errorf("the name %q is in use by container %s (%s); remove it with \"runcvm rm %s\" or choose another: %w",
+				name, Short(owner), e.State, name, errdefs.ErrAlreadyExists)
+		}
+		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("free the name %s: %w", name, err)
+		}
+	}
+	return fmt.Errorf("the name %q is being claimed by others: %w", name, errdefs.ErrAlreadyExists)
+}
+
+// lock opens the existing file and locks it: LOCK_EX for a monitor or a removal, LOCK_SH to see whether there is a monitor.
+// errdefs.ErrUnavailable says that another process holds it.
+func lock(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is held by another process: %w", path, errdefs.ErrUnavailable)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// Update replaces the container's state.
+func (h *Handle) Update(r Record) error {
+	if err := writeFileAtomically(filepath.Join(h.Dir, stateFile), r); err != nil {
+		return fmt.Errorf("write the container's state: %w", err)
+	}
+	return nil
+}
+
+// WriteTimeline keeps the container's start.
+func (h *Handle) WriteTimeline(t timeline.Timeline) error {
+	return writeFileAtomically(filepath.Join(h.Dir, timelineFile), t)
+}
+
+// Close gives the container up: its sockets go, its directory stays, or goes too with remove.
+func (h *Handle) Close(name string, remove bool) error {
+	err := os.RemoveAll(h.RunDir)
+	if remove {
+		err = errors.Join(err, h.store.removeFiles(name, h.Dir))
+	}
+	return errors.Join(err, h.lock.Close())
+}
+
+func (s *Store) removeFiles(name, dir string) error {
+	err := os.RemoveAll(dir)
+	link := filepath.Join(s.names(), name)
+	if id, lerr := os.Readlink(link); lerr == nil && id == filepath.Base(dir) {
+		err = errors.Join(err, os.Remove(link))
+	}
+	return err
+}
+
+// Entry is a container as found on disk.
+type Entry struct {
+	Record
+	Dir, RunDir string
+	// Alive says whether a monitor held the container's lock.
+	Alive bool
+
+	store *Store
+}
+
+// Short is an id as it is shown to people.
+func Short(id string) string { return id[:min(len(id), 12)] }
+
+// gone says whether nothing of the container is kept: its monitor has died and it was to be removed at its end.
+func (e *Entry) gone() bool { return !e.Alive && e.Remove }
+
+func (s *Store) open(id string) (*Entry, error) {
+	e := &Entry{store: s, Dir: filepath.Join(s.containers(), id), RunDir: filepath.Join(s.runDir, id)}
+	// The lock before the state: a monitor writes its last state before it lets go.
+	f, err := lock(filepath.Join(e.Dir, lockFile), unix.LOCK_SH)
+	switch {
+	case errors.Is(err, errdefs.ErrUnavailable):
+		e.Alive = true
+	case err != nil:
+		return nil, err
+	default:
+		defer f.Close()
+	}
+	if err := readFile(filepath.Join(e.Dir, stateFile), &e.Record); err != nil {
+		return nil, fmt.Errorf("read the state of container %s: %w", Short(id), err)
+	}
+	if !e.Alive && e.State != stateStopped {
+		e.adopt()
+	}
+	return e, nil
+}
+
+// The states that this package itself must know of package sandbox, which it may not import.
+const (
+	stateStopped = "stopped"
+	// exitKilled is the exit code of a container that was ended with its monitor: 128 + SIGKILL.
+	exitKilled = 137
+)
+
+// adopt writes the end of a container whose monitor died before it could. The caller holds the lock.
+func (e *Entry) adopt() {
+	e.State, e.ExitCode, e.Pid = stateStopped, exitKilled, 0
+	e.Error = "the monitor was killed"
+	e.Finished = time.Now()
+	_ = writeFileAtomically(filepath.Join(e.Dir, stateFile), e.Record)
+	_ = os.RemoveAll(e.RunDir)
+}
+
+// List returns all containers, the newest first, and removes what no monitor owns and nobody wants.
+func (s *Store) List() ([]*Entry, error) {
+	ids, err := os.ReadDir(s.containers())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var entries []*Entry
+	var errs []error
+	for _, id := range ids {
+		if strings.HasPrefix(id.Name(), tmpPrefix) {
+			s.sweepNew(id.Name())
+			continue
+		}
+		e, err := s.open(id.Name())
+		switch {
+		case errors.Is(err, os.ErrNotExist): // removed just now
+		case err != nil:
+			errs = append(errs, err)
+		case e.gone():
+			errs = append(errs, e.Discard())
+		default:
+			entries = append(entries, e)
+		}
+	}
+	slices.SortFunc(entries, func(a, b *Entry) int { return b.Created.Compare(a.Created) })
+	return entries, errors.Join(errs...)
+}
+
+// sweepNew removes a directory whose maker died in the middle. One second is far above the time between its mkdir and
+// its lock.
+func (s *Store) sweepNew(name string) {
+	dir := filepath.Join(s.containers(), name)
+	info, err := os.Stat(dir)
+	if err != nil || time.Since(info.ModTime()) < time.Second {
+		return
+	}
+	f, err := lock(filepath.Join(dir, lockFile), unix.LOCK_EX)
+	if errors.Is(err, errdefs.ErrUnavailable) {
+		return
+	}
+	if err == nil {
+		defer f.Close()
+	}
+	_ = os.RemoveAll(dir)
+	_ = os.RemoveAll(filepath.Join(s.runDir, strings.TrimPrefix(name, tmpPrefix)))
+}
+
+// Find returns the container with this name, id, or unambiguous beginning of an id. errdefs.ErrNotFound.
+func (s *Store) Find(ref string) (*Entry, error) {
+	all, err := s.List()
+	var found []*Entry
+	for _, e := range all {
+		if e.Name == ref || e.ID == ref {
+			return e, nil
+		}
+		if ref != "" && strings.HasPrefix(e.ID, ref) {
+			found = append(found, e)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, errors.Join(fmt.Errorf("no container %q; \"runcvm ps -a\" lists them: %w", ref, errdefs.ErrNotFound), err)
+	}
+	return nil, fmt.Errorf("%q is the beginning of %d ids: %w", ref, len(found), errdefs.ErrInvalidArgument)
+}
+
+// Discard removes a container without a monitor. errdefs.ErrFailedPrecondition says that it has one.
+func (e *Entry) Discard() error {
+	f, err := e.lockToRemove()
+	if errors.Is(err, errdefs.ErrUnavailable) {
+		return fmt.Errorf("container %s is %s: %w", e.Name, e.State, errdefs.ErrFailedPrecondition)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // somebody else was faster
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return errors.Join(os.RemoveAll(e.RunDir), e.store.removeFiles(e.Name, e.Dir))
+}
+
+// lockToRemove waits a moment for the lock: whoever lists containers holds it shared for some microseconds.
+func (e *Entry) lockToRemove() (*os.File, error) {
+	const patience, pause = time.Second, 5 * time.Millisecond
+	for end := time.Now().Add(patience); ; time.Sleep(pause) {
+		f, err := lock(filepath.Join(e.Dir, lockFile), unix.LOCK_EX)
+		if !errors.Is(err, errdefs.ErrUnavailable) || time.Now().After(end) {
+			return f, err
+		}
+	}
+}
