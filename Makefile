@@ -69,8 +69,8 @@ lint: ## Run golangci-lint
 	go tool -modfile=tools/go.mod golangci-lint run ./...
 
 .PHONY: generate
-generate: ## Generate the ttrpc code of internal/guestapi (needs protobuf-compiler)
-	internal/guestapi/generate.sh
+generate: ## Generate the ttrpc code (needs protobuf-compiler)
+	scripts/generate-proto internal/guestapi/agent.proto internal/monitor/api/monitor.proto
 
 # Where install puts things; DESTDIR is honoured.
 PREFIX ?= /usr/local

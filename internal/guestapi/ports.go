@@ -6,8 +6,6 @@
 // Start, then Wait and Signal, Shutdown last.
 package guestapi
 
-//go:generate ./generate.sh
-
 // vsock ports of the agent, and the only peer it accepts.
 const (
 	// PortAgent serves the ttrpc service Agent.
