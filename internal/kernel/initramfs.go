@@ -101,6 +101,7 @@ func packInitramfs(path string, k Kernel, o InitramfsOptions, libs []program) er
 		// Numbers of device nodes: the kernel's Documentation/admin-guide/devices.txt.
 		c.entry("/dev/console", modeChar, 5, 1, nil)
 		c.entry("/dev/null", modeChar, 1, 3, nil)
+		c.entry("/dev/urandom", modeChar, 1, 9, nil)
 		var load strings.Builder
 		for _, m := range modules {
 			name := filepath.Join(guestModules, m.name+".ko")

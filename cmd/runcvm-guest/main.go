@@ -1,0 +1,23 @@
+// Command runcvm-guest is the guest agent, PID 1 of every microVM. It has no flags: the host sets it up over vsock.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/runcvm/runcvm/internal/guest"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "runcvm-guest runs as PID 1 of a microVM and nowhere else")
+		os.Exit(1)
+	}
+	err := guest.Run(context.Background(), guest.Options{Version: version, Listen: guest.ListenVsock, End: guest.Reboot})
+	fmt.Fprintln(os.Stderr, "runcvm-guest:", err)
+	guest.Reboot()
+}

@@ -1,0 +1,198 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/guestapi"
+)
+
+const (
+	// openTimeout is how long the host may take to open a stream that it has listed in Start, and to name it once connected.
+	openTimeout = 10 * time.Second
+	// lingerTimeout is how long the agent waits for the host to close a connection that it has acknowledged.
+	lingerTimeout = 10 * time.Second
+	// maxOpening bounds the connections that have not named their stream yet.
+	maxOpening = 64
+)
+
+// stream is one of a container's standard files: the place where the host's connection and the process's pipe meet, in either
+// order.
+type stream struct {
+	kind guestapi.Stream
+	// conn holds the host's connection until the pump takes it.
+	conn chan net.Conn
+
+	mu     sync.Mutex
+	opened bool
+	closed bool
+}
+
+func newStream(kind guestapi.Stream) *stream {
+	return &stream{kind: kind, conn: make(chan net.Conn, 1)}
+}
+
+// open hands a connection over. It fails when the stream has one, or takes none any more.
+func (s *stream) open(c net.Conn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.opened:
+		return fmt.Errorf("%s is open already", s.kind)
+	case s.closed:
+		return fmt.Errorf("%s is not used by this process", s.kind)
+	}
+	if err := guestapi.Accept(c); err != nil {
+		return err
+	}
+	s.opened = true
+	s.conn <- c
+	return nil
+}
+
+// close lets no connection in any more, and drops one that nobody took.
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	select {
+	case c := <-s.conn:
+		c.Close()
+	default:
+	}
+}
+
+// take waits for the host's connection.
+func (s *stream) take() (net.Conn, error) {
+	t := time.NewTimer(openTimeout)
+	defer t.Stop()
+	select {
+	case c := <-s.conn:
+		return c, nil
+	case <-t.C:
+		s.close()
+		return nil, fmt.Errorf("the host did not open %s within %s", s.kind, openTimeout)
+	}
+}
+
+// serveStreams takes the host's connections and brings each to its stream.
+func (a *agent) serveStreams(l net.Listener) error {
+	opening := make(chan struct{}, maxOpening)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return fmt.Errorf("streams: %w", err)
+		}
+		opening <- struct{}{}
+		go func() {
+			defer func() { <-opening }()
+			a.openStream(c)
+		}()
+	}
+}
+
+func (a *agent) openStream(c net.Conn) {
+	err := c.SetDeadline(time.Now().Add(openTimeout))
+	var id string
+	var kind guestapi.Stream
+	if err == nil {
+		id, kind, err = guestapi.AcceptStream(c)
+	}
+	if err != nil {
+		slog.Warn("a stream was not opened", "error", err)
+		c.Close()
+		return
+	}
+	ct, err := a.state.get(id)
+	if err == nil {
+		// The deadline was for the opening only. It goes first: open hands the connection over.
+		err = errors.Join(c.SetDeadline(time.Time{}), ct.streams[kind].open(c))
+	}
+	if err != nil {
+		slog.Warn("a stream was refused", "container", id, "stream", kind, "error", err)
+		if guestapi.Refuse(c, err.Error()) == nil {
+			linger(c)
+		}
+		c.Close()
+	}
+}
+
+// linger waits for the peer's close, so that what was written last is not lost with the connection.
+func linger(c net.Conn) {
+	if c.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {
+		// Any end is good: the peer's close, or the deadline.
+		_, _ = io.Copy(io.Discard, c)
+	}
+}
+
+// pipeFor makes the pipe of a stream: child is the process's end, blocking as programs expect; ours goes to the pump.
+func pipeFor(kind guestapi.Stream) (child, ours *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("pipe of %s: %w", kind, err)
+	}
+	mine, its := p[0], p[1]
+	if kind == guestapi.Stdin {
+		mine, its = p[1], p[0]
+	}
+	if err := unix.SetNonblock(mine, true); err != nil {
+		unix.Close(mine)
+		unix.Close(its)
+		return nil, nil, fmt.Errorf("pipe of %s: %w", kind, err)
+	}
+	return os.NewFile(uintptr(its), kind.String()), os.NewFile(uintptr(mine), kind.String()), nil
+}
+
+// pump moves a stream's bytes until its end; ended is closed when the process has ended.
+func (s *stream) pump(pipe *os.File, ended <-chan struct{}) error {
+	defer pipe.Close()
+	conn, err := s.take()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if s.kind != guestapi.Stdin {
+		if err := guestapi.Send(conn, pipe); err != nil && !errors.Is(err, guestapi.ErrReaderGone) {
+			return fmt.Errorf("%s: %w", s.kind, err)
+		}
+		return nil
+	}
+	return receiveStdin(conn, pipe, ended)
+}
+
+// receiveStdin copies the host's bytes into the process's standard input. It ends when the host says so, when the process closes
+// its end, or when the process ends: in the last two cases the host is told that no more is taken.
+func receiveStdin(conn net.Conn, pipe *os.File, ended <-chan struct{}) error {
+	received := make(chan struct{})
+	defer close(received)
+	go func() {
+		select {
+		case <-ended:
+			// Wakes Receive up, whichever side it waits for.
+			_ = conn.SetReadDeadline(time.Now())
+			_ = pipe.SetWriteDeadline(time.Now())
+		case <-received:
+		}
+	}()
+	err := guestapi.Receive(conn, pipe)
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EPIPE):
+		err = nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = guestapi.Accept(conn)
+	default:
+		return fmt.Errorf("stdin: %w", err)
+	}
+	pipe.Close()
+	linger(conn)
+	return err
+}
