@@ -145,3 +145,14 @@ func (c *Config) Values() []Value {
 	}
 	return values
 }
+
+// FromValues rebuilds a configuration in another process from what Values gave.
+func FromValues(values []Value) (*Config, error) {
+	c := &Config{origin: map[string]string{}}
+	for _, v := range values {
+		if err := c.Set(v.Key, v.Value, v.Origin); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}

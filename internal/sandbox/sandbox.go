@@ -34,11 +34,10 @@ type Config struct {
 	// ConsoleLog and VMMLog are the paths of the two logs.
 	ConsoleLog, VMMLog string
 
-	Kernel, Initramfs string // paths
-	KernelArgs        string // added to the command line
-	MemoryMiB         int64
-	VCPUs             int
-	BootTimeout       time.Duration // from InstanceStart until the agent answers
+	KernelArgs  string // added to the command line
+	MemoryMiB   int64
+	VCPUs       int
+	BootTimeout time.Duration // from InstanceStart until the agent answers
 
 	Hostname string
 	LogLevel string // of the agent
@@ -126,10 +125,16 @@ type Drive struct {
 	ReadOnly bool
 }
 
+// BootFiles are what the guest boots from, by absolute paths.
+type BootFiles struct {
+	Kernel, Initramfs string
+	Drives            []Drive
+}
+
 // Boot attaches the disks, boots the guest and returns when its agent has answered.
-func (s *Sandbox) Boot(ctx context.Context, drives []Drive) error {
+func (s *Sandbox) Boot(ctx context.Context, files BootFiles) error {
 	configured := s.cfg.Timeline.Phase("vmm-config")
-	err := s.configure(ctx, drives)
+	err := s.configure(ctx, files)
 	configured()
 	if err == nil {
 		err = s.boot(ctx)
@@ -140,14 +145,14 @@ func (s *Sandbox) Boot(ctx context.Context, drives []Drive) error {
 	return nil
 }
 
-func (s *Sandbox) configure(ctx context.Context, drives []Drive) error {
+func (s *Sandbox) configure(ctx context.Context, files BootFiles) error {
 	calls := []func() error{
 		func() error {
 			return s.vmm.PutMachineConfig(ctx, firecracker.MachineConfig{VCPUCount: s.cfg.VCPUs, MemSizeMiB: s.cfg.MemoryMiB})
 		},
 		func() error {
 			return s.vmm.PutBootSource(ctx, firecracker.BootSource{
-				KernelImagePath: s.cfg.Kernel, InitrdPath: s.cfg.Initramfs, BootArgs: s.commandLine(),
+				KernelImagePath: files.Kernel, InitrdPath: files.Initramfs, BootArgs: s.commandLine(),
 			})
 		},
 		func() error {
@@ -155,7 +160,7 @@ func (s *Sandbox) configure(ctx context.Context, drives []Drive) error {
 		},
 		func() error { return s.vmm.PutEntropy(ctx) },
 	}
-	for _, d := range drives {
+	for _, d := range files.Drives {
 		calls = append(calls, func() error {
 			return s.vmm.PutDrive(ctx, firecracker.Drive{ID: d.ID, PathOnHost: d.Path, IsReadOnly: d.ReadOnly})
 		})
@@ -312,4 +317,3 @@ func (s *Sandbox) dial(ctx context.Context, port uint32) (io.ReadWriteCloser, er
 	defer cancel()
 	return firecracker.DialRetry(ctx, s.cfg.Vsock, port)
 }
-

@@ -37,4 +37,6 @@ func (t Timeline) Chart(w io.Writer, width int) error {
 	return err
 }
 
-func millis(d time.Duration) string { return fmt.Sprintf("%.1fms", float64(d)/float64(time.Millisecond)) }
+func millis(d time.Duration) string {
+	return fmt.Sprintf("%.1fms", float64(d)/float64(time.Millisecond))
+}

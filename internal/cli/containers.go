@@ -1,0 +1,281 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/logfile"
+	"github.com/runcvm/runcvm/internal/monitor"
+	"github.com/runcvm/runcvm/internal/monitor/api"
+)
+
+func (a *app) psCommand() *cobra.Command {
+	var all, quiet bool
+	var format string
+	cmd := &cobra.Command{
+		Use:   "ps",
+		Short: "List containers",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			entries, err := a.containers().List()
+			shown := entries[:0]
+			for _, e := range entries {
+				if all || e.Alive {
+					shown = append(shown, e)
+				}
+			}
+			return errors.Join(a.printContainers(shown, quiet, format), err)
+		},
+	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that have ended")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "ids only")
+	cmd.Flags().StringVar(&format, "format", "table", "table or json")
+	return cmd
+}
+
+func (a *app) printContainers(entries []*container.Entry, quiet bool, format string) error {
+	switch {
+	case quiet:
+		for _, e := range entries {
+			fmt.Fprintln(a.stdout, container.Short(e.ID))
+		}
+		return nil
+	case format == "json":
+		records := make([]container.Record, len(entries))
+		for i, e := range entries {
+			records[i] = e.Record
+		}
+		enc := json.NewEncoder(a.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(records)
+	case format != "table":
+		return fmt.Errorf("--format %q is neither table nor json", format)
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(w, "CONTAINER ID\tIMAGE\tCOMMAND\tCREATED\tSTATUS\tVMM\tNAME")
+	for _, e := range entries {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s ago\t%s\t%s\t%s\n", container.Short(e.ID), e.Image, shortCommand(e.Command),
+			age(e.Created), containerStatus(e), filepath.Base(e.VMM.Path), e.Name)
+	}
+	return w.Flush()
+}
+
+func containerStatus(e *container.Entry) string {
+	if e.State != "stopped" {
+		return e.State
+	}
+	s := fmt.Sprintf("exited (%d) %s ago", e.ExitCode, age(e.Finished))
+	if e.OOMKilled {
+		s += ", out of memory"
+	}
+	return s
+}
+
+func shortCommand(args []string) string {
+	const most = 24
+	s := fmt.Sprintf("%q", strings.Join(args, " "))
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-2]) + "…\""
+	}
+	return s
+}
+
+func age(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d seconds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+func (a *app) logsCommand() *cobra.Command {
+	var source string
+	cmd := &cobra.Command{
+		Use:   "logs CONTAINER",
+		Short: "Print a container's output, byte for byte and on the stream where it was written",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			e, err := a.containers().Find(args[0])
+			if err != nil {
+				return err
+			}
+			return a.logs(e, source)
+		},
+	}
+	cmd.Flags().StringVar(&source, "source", "output", "output, console (the guest's), vmm or monitor")
+	return cmd
+}
+
+func (a *app) logs(e *container.Entry, source string) error {
+	files := map[string]string{
+		"output": container.OutputLog, "console": container.ConsoleLog, "vmm": container.VMMLog, "monitor": container.MonitorLog,
+	}
+	name, ok := files[source]
+	if !ok {
+		return fmt.Errorf("--source %q is none of output, console, vmm, monitor", source)
+	}
+	r, err := logfile.Open(filepath.Join(e.Dir, name))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if source == "output" {
+		return logfile.Copy(a.stdout, a.stderr, r)
+	}
+	_, err = io.Copy(a.stdout, r)
+	return err
+}
+
+func (a *app) rmCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rm CONTAINER...",
+		Short: "Remove containers that have ended",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var errs []error
+			for _, ref := range args {
+				e, err := a.containers().Find(ref)
+				if err == nil {
+					err = a.remove(cmd.Context(), e, force)
+				}
+				if force && errdefs.IsNotFound(err) {
+					err = nil
+				}
+				if err == nil {
+					fmt.Fprintln(a.stdout, ref)
+				}
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill those that run")
+	return cmd
+}
+
+func (a *app) remove(ctx context.Context, e *container.Entry, force bool) error {
+	if e.Alive {
+		if !force {
+			return fmt.Errorf("container %s is %s; \"runcvm rm -f %s\" kills and removes it", e.Name, e.State, e.Name)
+		}
+		if err := a.kill(ctx, e); err != nil {
+			return err
+		}
+	}
+	return e.Discard()
+}
+
+const (
+	// killTimeout is how long a monitor may take to end its sandbox before it is killed itself: the guest's deadline for a
+	// signal and for an orderly shutdown.
+	killTimeout = 30 * time.Second
+	// askTimeout bounds the asking.
+	askTimeout = 5 * time.Second
+)
+
+// kill ends a container through its monitor, or with its monitor where that does not answer.
+func (a *app) kill(ctx context.Context, e *container.Entry) error {
+	pidfd, err := unix.PidfdOpen(e.Pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
+	}
+	defer unix.Close(pidfd)
+	// The pid was the monitor's when the descriptor was taken only if the monitor still lives now.
+	if again, err := a.containers().Find(e.ID); err != nil || !again.Alive {
+		return nil
+	}
+	asked := askToKill(ctx, e)
+	if asked == nil && ended(pidfd, killTimeout) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return errors.Join(fmt.Errorf("kill the monitor of %s: %w", e.Name, err), asked)
+	}
+	if !ended(pidfd, killTimeout) {
+		return errors.Join(fmt.Errorf("the monitor of %s (pid %d) does not end", e.Name, e.Pid), asked)
+	}
+	return nil
+}
+
+func askToKill(ctx context.Context, e *container.Entry) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	c, err := monitor.Dial(ctx, e)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Kill(ctx, &api.KillRequest{})
+	return err
+}
+
+// ended waits until the process is gone.
+func ended(pidfd int, timeout time.Duration) bool {
+	deadline := time.Now().Add(timeout)
+	for {
+		left := max(time.Until(deadline), 0)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return n == 1
+		}
+	}
+}
+
+func (a *app) timelineCommand() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "timeline CONTAINER",
+		Short: "Show how long each phase of a container's start took",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			e, err := a.containers().Find(args[0])
+			if err != nil {
+				return err
+			}
+			t, err := e.ReadTimeline()
+			if err != nil {
+				return err
+			}
+			switch format {
+			case "chart":
+				return t.Chart(a.stdout, terminalWidth())
+			case "json":
+				return json.NewEncoder(a.stdout).Encode(t)
+			}
+			return fmt.Errorf("--format %q is neither chart nor json", format)
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", "chart", "chart or json")
+	return cmd
+}
+
+// terminalWidth is standard output's in columns, or 100 where it is no terminal.
+func terminalWidth() int {
+	ws, err := unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ)
+	if err != nil || ws.Col == 0 {
+		return 100
+	}
+	return int(ws.Col)
+}

@@ -1,0 +1,118 @@
+// Package cli is the command runcvm: people's verbs, each in a file of its own.
+//
+// Execute is called once.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/image"
+	"github.com/runcvm/runcvm/internal/monitor"
+	"github.com/runcvm/runcvm/internal/rootfs"
+)
+
+// app is what the verbs share.
+type app struct {
+	zero           time.Time
+	cfg            *config.Config
+	stdout, stderr io.Writer
+	flags          map[string]*string // global flags by the setting's key
+	// code is the exit code of a verb that has succeeded with one of its own.
+	code int
+}
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	err  error
+	code int
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// Execute runs the command line and returns the exit code. zero is when the process began.
+func Execute(zero time.Time) int {
+	a := &app{zero: zero, stdout: os.Stdout, stderr: os.Stderr, flags: map[string]*string{}}
+	if len(os.Args) == 2 && os.Args[1] == monitor.Command {
+		return monitor.Main()
+	}
+	err := a.root().ExecuteContext(context.Background())
+	if err == nil {
+		return a.code
+	}
+	fmt.Fprintf(a.stderr, "runcvm: %v\n", err)
+	if exit := new(exitError); errors.As(err, &exit) {
+		return exit.code
+	}
+	return 1
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "runcvm",
+		Short:         "Run OCI containers, each in a microVM of its own",
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return a.configure()
+		},
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	for flag, key := range map[string]string{"data-dir": "data_dir", "run-dir": "run_dir", "log-level": "log_level"} {
+		a.flags[key] = root.PersistentFlags().String(flag, "", "setting "+key+", see \"runcvm config show\"")
+	}
+	root.AddCommand(a.runCommand(), a.psCommand(), a.logsCommand(), a.rmCommand(), a.timelineCommand(),
+		a.importCommand(), a.imagesCommand(), a.rmiCommand(), a.cacheCommand(), a.configCommand())
+	return root
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+func (a *app) configure() error {
+	var err error
+	if a.cfg, err = config.Load(os.LookupEnv); err != nil {
+		return err
+	}
+	for key, value := range a.flags {
+		if *value != "" {
+			if err := a.cfg.Set(key, *value, "flag"); err != nil {
+				return err
+			}
+		}
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.cfg.LogLevel)); err != nil {
+		return err
+	}
+	// What a verb says of its work goes to standard error from warnings on: its output is the container's.
+	level = max(level, slog.LevelWarn)
+	slog.SetDefault(slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level})))
+	return nil
+}
+
+func (a *app) containers() *container.Store { return container.New(a.cfg.DataDir, a.cfg.RunDir) }
+
+func (a *app) images() (*image.Store, error) { return image.Open(filepath.Join(a.cfg.DataDir, "images")) }
+
+func (a *app) disks() (*rootfs.Cache, error) {
+	return rootfs.OpenCache(filepath.Join(a.cfg.DataDir, "disks"))
+}

@@ -1,0 +1,278 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/monitor"
+)
+
+// runFlags are the flags of run that need more than a field.
+type runFlags struct {
+	request    monitor.Request
+	envFiles   []string
+	entrypoint string
+	memory     string
+	size       string
+	kernel     string
+	timeout    string
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
+		Short: "Run a command of an image in a microVM",
+		Long: "Run a command of an image in a microVM. Output, errors and exit code are the command's; 125 says that it could not\n" +
+			"be run, 126 that it cannot be executed, 127 that it was not found.",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.request(cmd, &f, args); err != nil {
+				return &exitError{err, monitor.ExitFailure}
+			}
+			return a.run(cmd.Context(), f.request)
+		},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{err, monitor.ExitFailure} })
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the image is the command's
+	r := &f.request
+	flags.BoolVarP(&r.Stdin, "interactive", "i", false, "give the command this standard input")
+	flags.BoolVarP(&r.Detach, "detach", "d", false, "print the id and leave it running; \"runcvm logs\" has its output")
+	flags.BoolVar(&r.Remove, "rm", false, "keep nothing after its end")
+	flags.StringVar(&r.Name, "name", "", "name of the container")
+	flags.StringArrayVarP(&r.Options.Env, "env", "e", nil, "environment variable NAME=VALUE, or NAME for the value here")
+	flags.StringArrayVar(&f.envFiles, "env-file", nil, "file with a variable a line")
+	flags.StringVarP(&r.Options.Cwd, "workdir", "w", "", "working directory")
+	flags.StringVarP(&r.Options.User, "user", "u", "", "user NAME|UID[:GROUP|GID]")
+	flags.StringVar(&r.Options.Hostname, "hostname", "", "host name (default: the id's first 12 digits)")
+	flags.StringVar(&f.entrypoint, "entrypoint", "", "program in place of the image's entrypoint; empty: none")
+	flags.BoolVar(&r.Options.ReadOnly, "read-only", false, "make the root file system read-only")
+	flags.StringArrayVar(&r.Options.Tmpfs, "tmpfs", nil, "file system in memory, PATH[:OPTIONS]")
+	flags.StringVarP(&f.memory, "memory", "m", "", "limit of the container's memory (512m, 2g)")
+	flags.Float64Var(&r.Options.CPUs, "cpus", 0, "limit in processors (1.5)")
+	flags.StringVar(&f.size, "size", "", "size of the writable disk (10g)")
+	flags.StringVar(&f.kernel, "kernel", "", "guest kernel: vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
+	flags.StringVar(&f.timeout, "timeout", "", "kill it after this time: seconds, or a duration (90s, 10m)")
+	return cmd
+}
+
+// request turns flags and arguments into what the monitor is asked, and reports all faults at once.
+func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
+	r := &f.request
+	r.Zero, r.Image, r.Options.Cmd = a.zero, args[0], args[1:]
+	r.ID = newID()
+	var errs []error
+	if r.Name == "" {
+		r.Name = container.Short(r.ID)
+	}
+	if !container.ValidName.MatchString(r.Name) {
+		errs = append(errs, fmt.Errorf("name %q: only letters, digits, '_', '.' and '-', beginning with a letter or digit", r.Name))
+	}
+	if cmd.Flags().Changed("entrypoint") {
+		r.Options.Entrypoint = []string{f.entrypoint}
+	}
+	env, err := environment(f.envFiles, r.Options.Env)
+	r.Options.Env = env
+	errs = append(errs, err)
+	if f.memory != "" {
+		if r.Options.Memory, err = config.ParseSize(f.memory); err == nil && r.Options.Memory < leastMemory {
+			err = fmt.Errorf("%s is less than the least, %s", f.memory, config.FormatSize(leastMemory))
+		}
+		errs = append(errs, flagError("memory", err))
+	}
+	if c := r.Options.CPUs; cmd.Flags().Changed("cpus") && (c < 0.01 || c > 32) {
+		errs = append(errs, fmt.Errorf("--cpus %g: from 0.01 to 32", c))
+	}
+	if f.size != "" {
+		errs = append(errs, flagError("size", a.cfg.Set("disk.size", f.size, "--size")))
+	}
+	if f.kernel != "" {
+		errs = append(errs, flagError("kernel", a.cfg.Set("kernel.path", f.kernel, "--kernel")))
+	}
+	if f.timeout != "" {
+		r.Timeout, err = duration(f.timeout)
+		errs = append(errs, flagError("timeout", err))
+	}
+	r.Settings = a.cfg.Values()
+	return errors.Join(errs...)
+}
+
+// leastMemory is the least that a limit may be, as in Docker.
+const leastMemory = 6 << 20
+
+func flagError(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("--%s: %w", name, err)
+}
+
+func duration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if n, aerr := strconv.Atoi(s); aerr == nil {
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%q is neither a number of seconds nor a duration (90s, 10m)", s)
+	}
+	return d, nil
+}
+
+// newID is 64 hexadecimal digits, like Docker's.
+func newID() string {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// environment reads the files, then the flags, by Docker's rules: NAME alone takes this process's value, or is left out
+// where there is none; in files, lines that are empty or begin with # do not count.
+func environment(files, flags []string) ([]string, error) {
+	var env []string
+	var errs []error
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--env-file: %w", err))
+			continue
+		}
+		lines := bufio.NewScanner(bytes.NewReader(b))
+		lines.Buffer(nil, len(b)+1)
+		for n := 1; lines.Scan(); n++ {
+			line := strings.TrimLeft(lines.Text(), " \t")
+			if line == "" || line[0] == '#' {
+				continue
+			}
+			if name, _, _ := strings.Cut(line, "="); name == "" || strings.ContainsAny(name, " \t") {
+				errs = append(errs, fmt.Errorf("--env-file %s: line %d: %q is no name of a variable", file, n, name))
+				continue
+			}
+			env = append(env, line)
+		}
+	}
+	var resolved []string
+	for _, e := range append(env, flags...) {
+		if !strings.Contains(e, "=") {
+			v, ok := os.LookupEnv(e)
+			if !ok {
+				continue
+			}
+			e += "=" + v
+		}
+		resolved = append(resolved, e)
+	}
+	return resolved, errors.Join(errs...)
+}
+
+func (a *app) run(ctx context.Context, req monitor.Request) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	started := make(chan struct{})
+	go forwardStart(signals, cancel, started)
+	m, err := monitor.Spawn(ctx, req)
+	close(started)
+	if err != nil {
+		code := monitor.ExitFailure
+		if start := new(monitor.StartError); errors.As(err, &start) {
+			code = start.Code
+		}
+		a.sweep(req)
+		return &exitError{err, code}
+	}
+	if req.Detach {
+		_, err := fmt.Fprintln(a.stdout, req.ID)
+		return err
+	}
+	a.noteEmulation(req)
+	// Exactly one process holds the container's standard files: from here on that is the monitor.
+	if err := dropStdio(); err != nil {
+		return &exitError{err, monitor.ExitFailure}
+	}
+	go func() {
+		for s := range signals {
+			if forwarded(s) {
+				_ = m.Signal(s)
+			}
+		}
+	}()
+	code, killed, err := m.Wait()
+	if killed {
+		a.sweep(req)
+	}
+	a.code = code
+	return err
+}
+
+// forwardStart ends a start that is under way when this process is asked to end.
+func forwardStart(signals <-chan os.Signal, cancel context.CancelFunc, started <-chan struct{}) {
+	for {
+		select {
+		case <-started:
+			return
+		case s := <-signals:
+			if s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP {
+				cancel()
+			}
+		}
+	}
+}
+
+func forwarded(s os.Signal) bool {
+	switch s {
+	case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT:
+		return false
+	}
+	return true
+}
+
+// sweep removes what a monitor that was killed could not.
+func (a *app) sweep(req monitor.Request) {
+	e, err := a.containers().Find(req.ID)
+	if err == nil && req.Remove {
+		_ = e.Discard()
+	}
+}
+
+// dropStdio replaces standard input and output by /dev/null; standard error stays for what this process itself has to say.
+func dropStdio() error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("let go of the standard files: %w", err)
+	}
+	defer null.Close()
+	for _, fd := range []int{0, 1} {
+		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return fmt.Errorf("let go of the standard files: %w", err)
+		}
+	}
+	return nil
+}
+
+// noteEmulation tells a person at a terminal; a program that reads standard error gets nothing but the container's.
+func (a *app) noteEmulation(req monitor.Request) {
+	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err != nil {
+		return
+	}
+	if e, err := a.containers().Find(req.ID); err == nil && e.VMM.Emulated {
+		fmt.Fprintln(a.stderr, "runcvm: the guest is emulated by", e.VMM.Path+": no security boundary")
+	}
+}

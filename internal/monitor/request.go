@@ -1,0 +1,52 @@
+// Package monitor is the process around a sandbox: PID 1 of a pid namespace of its own, so that nothing of the sandbox
+// outlives it, with its socket, its state directory, and the container's exit code as its own.
+//
+// On the side of whoever asks, Spawn runs a monitor and returns when the container runs or has failed; Dial reaches one
+// that runs. Main is the monitor's side.
+package monitor
+
+import (
+	"time"
+
+	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/oci"
+)
+
+// Request is what a monitor is asked to run. It crosses a pipe as JSON.
+type Request struct {
+	ID      string      `json:"id"`
+	Name    string      `json:"name"`
+	Image   string      `json:"image"`
+	Options oci.Options `json:"options"`
+	// Settings are the configuration's values by key, as they were in force for the caller.
+	Settings []config.Value `json:"settings"`
+	// Stdin says whether the container gets the caller's standard input; otherwise it reads /dev/null.
+	Stdin bool `json:"stdin,omitempty"`
+	// Detach says that the container's output goes to its log alone and that the caller's end does not end it.
+	Detach bool `json:"detach,omitempty"`
+	// Remove says that nothing is kept after the end.
+	Remove bool `json:"remove,omitempty"`
+	// Timeout is how long the process may run before it gets SIGKILL; 0 is without end.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// Zero is when the caller's command began, for the timeline.
+	Zero time.Time `json:"zero"`
+}
+
+// status is what a monitor tells its caller, once: the container runs, or why not.
+type status struct {
+	// Error is empty when the container runs.
+	Error string `json:"error,omitempty"`
+	// Code is the exit code that goes with Error.
+	Code int `json:"code,omitempty"`
+}
+
+// Descriptors that a monitor inherits beside its standard files.
+const (
+	// requestFD is the reading end of a pipe: the request, and then silence until the caller ends.
+	requestFD = 3
+	// statusFD is the writing end of the pipe for the status.
+	statusFD = 4
+)
+
+// ExitFailure is the exit code of a container that could not be run at all, as Docker has it.
+const ExitFailure = 125

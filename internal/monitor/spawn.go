@@ -1,0 +1,109 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// Command is the hidden verb of runcvm that runs Main.
+const Command = "monitor"
+
+// StartError says that the container could not be run.
+type StartError struct {
+	Message string
+	Code    int // the exit code for the caller: 125, 126 or 127
+}
+
+func (e *StartError) Error() string { return e.Message }
+
+// Spawned is a monitor that this process has started.
+type Spawned struct {
+	cmd *exec.Cmd
+	// lifeline is the writing end of the request's pipe: the monitor of a container that is not detached ends with it.
+	lifeline *os.File
+}
+
+// Spawn runs a monitor in pid and mount namespaces of its own and returns when its container runs. A *StartError says why
+// it does not. The three standard files become the monitor's unless the request is detached.
+func Spawn(ctx context.Context, req Request) (*Spawned, error) {
+	requestR, requestW, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe: %w", err)
+	}
+	defer requestR.Close()
+	statusR, statusW, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a pipe: %w", err), requestW.Close())
+	}
+	defer statusR.Close()
+
+	cmd := exec.Command("/proc/self/exe", Command)
+	cmd.Args[0] = "runcvm"
+	cmd.ExtraFiles = []*os.File{requestFD - 3: requestR, statusFD - 3: statusW}
+	if !req.Detach {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
+		// A terminal's signals come to the caller, which forwards them; and a detached monitor outlives the session.
+		Setsid: true,
+	}
+	err = cmd.Start()
+	statusW.Close()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("run the monitor: %w", err), requestW.Close())
+	}
+	s := &Spawned{cmd: cmd, lifeline: requestW}
+	if err := s.handshake(ctx, req, statusR); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// handshake sends the request and waits for the status. On failure the monitor is gone when it returns.
+func (s *Spawned) handshake(ctx context.Context, req Request, statusR *os.File) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.cmd.Process.Signal(syscall.SIGTERM) })
+	defer stop()
+	sent := make(chan error, 1)
+	go func() { sent <- json.NewEncoder(s.lifeline).Encode(req) }()
+	var st status
+	err := json.NewDecoder(io.LimitReader(statusR, 1<<20)).Decode(&st)
+	if err == nil && st.Error == "" {
+		return <-sent
+	}
+	s.lifeline.Close()
+	if err == nil {
+		_ = s.cmd.Wait()
+		return &StartError{Message: st.Error, Code: st.Code}
+	}
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	return &StartError{Message: fmt.Sprintf("the monitor ended without a word (%s)", s.cmd.ProcessState), Code: ExitFailure}
+}
+
+// Pid is the monitor's process id.
+func (s *Spawned) Pid() int { return s.cmd.Process.Pid }
+
+// Signal sends a signal to the monitor, which hands it to the container.
+func (s *Spawned) Signal(sig os.Signal) error { return s.cmd.Process.Signal(sig) }
+
+// Wait returns the container's exit code when the monitor has ended. killed says that the monitor was ended by a signal,
+// so that it could not clean up.
+func (s *Spawned) Wait() (code int, killed bool, err error) {
+	err = s.cmd.Wait()
+	s.lifeline.Close()
+	if exit := new(exec.ExitError); err == nil || errors.As(err, &exit) {
+		ws, _ := s.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		if ws.Signaled() {
+			return 128 + int(ws.Signal()), true, nil
+		}
+		return ws.ExitStatus(), false, nil
+	}
+	return ExitFailure, false, fmt.Errorf("wait for the monitor: %w", err)
+}

@@ -1,0 +1,82 @@
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/runcvm/runcvm/internal/config"
+)
+
+// vmm is the program that runs guests here.
+type vmm struct {
+	path     string
+	emulated bool
+}
+
+// chooseVMM is Firecracker where it is installed and /dev/kvm can be opened, or the emulator where the configuration lets
+// it stand in.
+func chooseVMM(cfg *config.Config) (vmm, error) {
+	if cfg.VMM != "" {
+		path, err := findProgram(cfg.VMM)
+		return vmm{path: path, emulated: isEmulator(path)}, err
+	}
+	var why error
+	if cfg.Emulation != "always" {
+		path, err := findProgram(cfg.Firecracker)
+		if err == nil {
+			err = kvmUsable()
+		}
+		if err == nil {
+			return vmm{path: path}, nil
+		}
+		if cfg.Emulation == "never" {
+			return vmm{}, fmt.Errorf("firecracker cannot run, and vmm.emulation is never: %w", err)
+		}
+		why = err
+	}
+	path, err := findProgram(cfg.Emulator)
+	if err != nil {
+		return vmm{}, errors.Join(err, why)
+	}
+	return vmm{path: path, emulated: true}, nil
+}
+
+// isEmulator goes by the program's name, which is fixed by the project's own installation.
+func isEmulator(path string) bool { return filepath.Base(path) == "firecracker-qemu" }
+
+func kvmUsable() error {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("KVM: %v", err) //nolint:errorlint // only the text: the sentinel would be taken for the container's
+	}
+	return f.Close()
+}
+
+// findProgram resolves a name: a path as it is, otherwise beside the command, then by $PATH.
+func findProgram(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		path, err := filepath.Abs(name)
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			return "", fmt.Errorf("program %s cannot be used: %v", name, err) //nolint:errorlint // as above
+		}
+		return path, nil
+	}
+	if self, err := os.Executable(); err == nil {
+		path := filepath.Join(filepath.Dir(self), name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("program %s is neither beside runcvm nor in $PATH", name)
+	}
+	return path, nil
+}
