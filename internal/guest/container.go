@@ -46,7 +46,7 @@ type container struct {
 	mu    sync.Mutex
 	phase phase
 	pid   int
-	// ended is closed when exit is set.
+	// ended is closed when the process has ended and exit is set, or when there will be no process.
 	ended chan struct{}
 	exit  exit
 	oom   bool
@@ -83,6 +83,14 @@ func (c *container) began(pid int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.phase, c.pid = phaseRunning, pid
+}
+
+// failed records that the process could not be executed.
+func (c *container) failed() {
+	c.mu.Lock()
+	c.phase = phaseFailed
+	c.mu.Unlock()
+	close(c.ended)
 }
 
 // runningPid is the pid of the container's process; it may have ended since.

@@ -49,21 +49,7 @@ func (a *agent) start(c *container, p *process, streams [3]bool) (pid int, err e
 	for _, f := range stdio {
 		f.Close()
 	}
-	for i, f := range ours {
-		if f == nil {
-			continue
-		}
-		if err != nil {
-			f.Close()
-			c.streams[i].close()
-			continue
-		}
-		go func() {
-			if err := c.streams[i].pump(f, c.ended); err != nil {
-				slog.Warn("a stream ended early", "container", c.id, "error", err)
-			}
-		}()
-	}
+	a.pump(c, ours)
 	if err != nil {
 		return 0, explain(c, p, err)
 	}
@@ -74,6 +60,21 @@ func (a *agent) start(c *container, p *process, streams [3]bool) (pid int, err e
 	c.began(pid)
 	go func() { c.finish(<-done) }()
 	return pid, nil
+}
+
+// pump starts moving the bytes of the process's streams. It is done even where the process could not be executed: then the host,
+// which may be opening them at this moment, gets their end and no error.
+func (a *agent) pump(c *container, ours [3]*os.File) {
+	for i, f := range ours {
+		if f == nil {
+			continue
+		}
+		go func() {
+			if err := c.streams[i].pump(f, c.ended); err != nil {
+				slog.Warn("a stream ended early", "container", c.id, "error", err)
+			}
+		}()
+	}
 }
 
 func (c *container) pidFile() string { return filepath.Join(c.dir, "pid") }

@@ -78,7 +78,7 @@ func (s *service) Start(_ context.Context, r *guestapi.StartRequest) (*guestapi.
 	}
 	pid, err := s.a.start(c, c.process, [3]bool{r.Stdin, r.Stdout, r.Stderr})
 	if err != nil {
-		err = errors.Join(err, c.advance(phaseStarting, phaseFailed))
+		c.failed()
 	}
 	if failure := (*startError)(nil); errors.As(err, &failure) {
 		slog.Info("the process could not be executed", "container", c.id, "error", err)
