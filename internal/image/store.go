@@ -1,0 +1,324 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/image/layer"
+	"github.com/runcvm/runcvm/internal/rootfs/tree"
+)
+
+// Store is a directory of images:
+//
+//	lock              flock: exclusive while blobs/ or names/ change
+//	blobs/sha256/HEX  content, never changed
+//	names/NAME.json   an Image, its name escaped; replaced by rename
+//	tmp/XXXX/         what one import collects; it holds a flock on the directory as long as it lives
+type Store struct {
+	// Limits bound the images that are taken in; to be set before the first import. The zero value stands for
+	// tree.DefaultLimits.
+	Limits tree.Limits
+
+	dir string
+}
+
+// Open opens the store in dir, which is made when it is missing.
+func Open(dir string) (*Store, error) {
+	s := &Store{dir: dir}
+	for _, d := range []string{s.path("blobs", "sha256"), s.path("names"), s.path("tmp")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("open image store: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Store) path(parts ...string) string {
+	return filepath.Join(append([]string{s.dir}, parts...)...)
+}
+
+func (s *Store) blobPath(d digest.Digest) string {
+	return s.path("blobs", d.Algorithm().String(), d.Encoded())
+}
+
+func (s *Store) namePath(name string) string { return s.path("names", url.PathEscape(name)+".json") }
+
+// lock takes the store's lock for a change; the caller closes the file.
+func (s *Store) lock(ctx context.Context) (*os.File, error) {
+	f, err := os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock image store: %w", err)
+	}
+	if err := flock(ctx, f, unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock image store: %w", err)
+	}
+	return f, nil
+}
+
+// flock waits for a lock. It blocks in the kernel: whoever holds one here does so for moments only.
+func flock(ctx context.Context, f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// List returns all images, ordered by name.
+func (s *Store) List(ctx context.Context) ([]Image, error) {
+	files, err := os.ReadDir(s.path("names"))
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	var images []Image
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), ".json") {
+			continue // being written
+		}
+		img, err := readImage(s.path("names", f.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
+	slices.SortFunc(images, func(a, b Image) int { return strings.Compare(a.Name, b.Name) })
+	return images, ctx.Err()
+}
+
+func readImage(path string) (Image, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Image{}, err
+	}
+	var img Image
+	if err := json.Unmarshal(b, &img); err != nil {
+		return Image{}, fmt.Errorf("image record %s is damaged; import the image again: %w", path, err)
+	}
+	return img, nil
+}
+
+// Get returns an image by name (without a tag it is ":latest"), by the digest of its manifest with or without "sha256:", or
+// by the beginning of that digest when it fits only one image. The error is errdefs.ErrNotFound and says what there is, or
+// errdefs.ErrInvalidArgument when several images fit.
+func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
+	name, nameErr := NormalizeName(ref)
+	if nameErr == nil {
+		img, err := readImage(s.namePath(name))
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return img, err
+		}
+	}
+	images, err := s.List(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	found := byDigest(images, ref)
+	for _, img := range found {
+		if img.Digest != found[0].Digest {
+			return Image{}, fmt.Errorf("%w: %q fits %s and %s: give more digits", errdefs.ErrInvalidArgument, ref, found[0].Digest, img.Digest)
+		}
+	}
+	if len(found) > 0 {
+		return found[0], nil
+	}
+	if len(images) == 0 {
+		return Image{}, fmt.Errorf("image %q: %w: there are no images; import one with `runcvm import PATH [NAME]`", ref, errdefs.ErrNotFound)
+	}
+	return Image{}, fmt.Errorf("image %q: %w: there are %s", ref, errdefs.ErrNotFound, names(images))
+}
+
+// byDigest returns the images whose digest begins with ref.
+func byDigest(images []Image, ref string) []Image {
+	var found []Image
+	for _, img := range images {
+		if ref != "" && (strings.HasPrefix(img.Digest.Encoded(), ref) || strings.HasPrefix(string(img.Digest), ref) && len(ref) > len("sha256:")) {
+			found = append(found, img)
+		}
+	}
+	return found
+}
+
+// names lists images for an error.
+func names(images []Image) string {
+	const most = 10
+	var list []string
+	for _, img := range images[:min(len(images), most)] {
+		list = append(list, img.Name)
+	}
+	if len(images) > most {
+		list = append(list, fmt.Sprintf("and %d more", len(images)-most))
+	}
+	return strings.Join(list, ", ")
+}
+
+// Remove removes a name: with it go the blobs that no other image uses. By digest, all names of the image are removed.
+func (s *Store) Remove(ctx context.Context, ref string) error {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	img, err := s.Get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	remove := []Image{img}
+	if name, err := NormalizeName(ref); err != nil || name != img.Name {
+		images, err := s.List(ctx)
+		if err != nil {
+			return err
+		}
+		remove = byDigest(images, string(img.Digest))
+	}
+	for _, img := range remove {
+		if err := os.Remove(s.namePath(img.Name)); err != nil {
+			return fmt.Errorf("remove image %s: %w", img.Name, err)
+		}
+	}
+	if err := syncDir(s.path("names")); err != nil {
+		return err
+	}
+	return s.sweepBlobs(ctx)
+}
+
+// sweepBlobs removes blobs that no image uses. The caller holds the lock.
+func (s *Store) sweepBlobs(ctx context.Context) error {
+	images, err := s.List(ctx)
+	if err != nil {
+		return err // a record that can't be read may use any blob
+	}
+	used := map[string]bool{}
+	for _, img := range images {
+		for _, d := range img.Blobs {
+			used[d.Encoded()] = true
+		}
+	}
+	files, err := os.ReadDir(s.path("blobs", "sha256"))
+	if err != nil {
+		return fmt.Errorf("sweep blobs: %w", err)
+	}
+	for _, f := range files {
+		if used[f.Name()] {
+			continue
+		}
+		if err := os.Remove(s.path("blobs", "sha256", f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sweep blobs: %w", err)
+		}
+	}
+	return nil
+}
+
+// OpenLayer returns the uncompressed bytes of a layer. In place of io.EOF its reader returns layer.ErrDigest, wrapped with
+// the digest and the file, when they are not what the layer's DiffID promises; so an error at the end makes all that was
+// read before worthless.
+func (s *Store) OpenLayer(l Layer) (io.ReadCloser, error) {
+	path := s.blobPath(l.Digest)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s is gone, perhaps its image was removed: %w", l.Digest, err)
+	}
+	r, err := openLayer(f, l.DiffID)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("layer %s in %s: %w", l.Digest, path, err)
+	}
+	return &layerFile{ReadCloser: r, file: f, name: fmt.Sprintf("layer %s in %s", l.Digest, path)}, nil
+}
+
+// openLayer decompresses f and verifies the result, each on a goroutine of its own.
+func openLayer(f io.Reader, diffID digest.Digest) (io.ReadCloser, error) {
+	plain, _, err := layer.Decompress(f)
+	if err != nil {
+		return nil, err
+	}
+	first := layer.Pipe(plain)
+	verified, err := layer.Verify(first, diffID)
+	if err != nil {
+		return nil, errors.Join(err, first.Close(), plain.Close())
+	}
+	return &stages{ReadCloser: layer.Pipe(verified), below: []io.Closer{first, plain}}, nil
+}
+
+// stages closes a reader before those that it reads from.
+type stages struct {
+	io.ReadCloser
+	below []io.Closer
+}
+
+func (s *stages) Close() error {
+	// The last stage may wait for the first, which ends at the next buffer.
+	errs := []error{s.ReadCloser.Close()}
+	for _, c := range s.below {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// layerFile puts the layer's name before errors.
+type layerFile struct {
+	io.ReadCloser
+	file *os.File
+	name string
+}
+
+func (l *layerFile) Read(p []byte) (int, error) {
+	n, err := l.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%s: %w", l.name, err)
+	}
+	return n, err
+}
+
+func (l *layerFile) Close() error { return errors.Join(l.ReadCloser.Close(), l.file.Close()) }
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// sweepTmp removes what imports left that were killed. The caller holds the lock.
+func (s *Store) sweepTmp(ctx context.Context) {
+	dirs, err := os.ReadDir(s.path("tmp"))
+	if err != nil {
+		return
+	}
+	for _, d := range dirs {
+		f, err := os.Open(s.path("tmp", d.Name()))
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			slog.DebugContext(ctx, "Removing what a killed import left", "path", f.Name())
+			if err := os.RemoveAll(f.Name()); err != nil {
+				slog.WarnContext(ctx, "Can't remove what a killed import left", "path", f.Name(), "error", err)
+			}
+		}
+		f.Close()
+	}
+}
