@@ -115,3 +115,47 @@ func roundSize(n int64) string {
 	}
 	return fmt.Sprintf("%.3g GiB", float64(n)/(1<<30))
 }
+
+func (a *app) cacheCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "cache", Short: "The image disks that are kept"}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "ls",
+		Short: "List image disks",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cache, err := a.disks()
+			if err != nil {
+				return err
+			}
+			disks, err := cache.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
+			fmt.Fprintln(w, "KEY\tSIZE\tON DISK\tBUILT\tIN USE")
+			for _, d := range disks {
+				fmt.Fprintf(w, "%.12s\t%s\t%s\t%s ago\t%t\n", d.Key, roundSize(d.Size), roundSize(d.Used), age(d.Built), d.InUse)
+			}
+			return w.Flush()
+		},
+	}, &cobra.Command{
+		Use:   "prune",
+		Short: "Remove the image disks that no container uses; the next run of their image builds them again",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cache, err := a.disks()
+			if err != nil {
+				return err
+			}
+			disks, err := cache.Prune(cmd.Context())
+			var freed int64
+			for _, d := range disks {
+				fmt.Fprintln(a.stdout, d.Key)
+				freed += d.Used
+			}
+			fmt.Fprintf(a.stdout, "%d disks removed, %s freed\n", len(disks), roundSize(freed))
+			return err
+		},
+	})
+	return cmd
+}

@@ -111,7 +111,9 @@ func (a *app) configure() error {
 
 func (a *app) containers() *container.Store { return container.New(a.cfg.DataDir, a.cfg.RunDir) }
 
-func (a *app) images() (*image.Store, error) { return image.Open(filepath.Join(a.cfg.DataDir, "images")) }
+func (a *app) images() (*image.Store, error) {
+	return image.Open(filepath.Join(a.cfg.DataDir, "images"))
+}
 
 func (a *app) disks() (*rootfs.Cache, error) {
 	return rootfs.OpenCache(filepath.Join(a.cfg.DataDir, "disks"))

@@ -140,26 +140,21 @@ func (m *monitor) prepareDisks(ctx context.Context, undo func(func() error)) err
 	if err := m.containerSettings(); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		defer m.timeline.Phase("image-disk")()
-		cache, err := rootfs.OpenCache(filepath.Join(m.cfg.DataDir, "disks"))
-		if err != nil {
-			return err
-		}
-		m.prep.disk, err = cache.ImageDisk(ctx, store, m.prep.image, rootfs.DiskOptions{
-			CacheKey: m.cfg.CacheKey, Cache: m.cfg.CacheActive,
-		})
-		if err == nil {
-			undo(m.prep.disk.Close)
-		}
+	if err := m.imageDisk(ctx, store); err != nil {
 		return err
-	})
-	group.Go(func() error {
-		defer m.timeline.Phase("rootfs-disk")()
-		return m.writableDisk(ctx)
-	})
-	return group.Wait()
+	}
+	undo(m.prep.disk.Close)
+	return m.writableDisk(ctx)
+}
+
+func (m *monitor) imageDisk(ctx context.Context, store *image.Store) error {
+	defer m.timeline.Phase("image-disk")()
+	cache, err := rootfs.OpenCache(filepath.Join(m.cfg.DataDir, "disks"))
+	if err != nil {
+		return err
+	}
+	m.prep.disk, err = cache.ImageDisk(ctx, store, m.prep.image, rootfs.DiskOptions{CacheKey: m.cfg.CacheKey, Cache: m.cfg.CacheActive})
+	return err
 }
 
 // containerSettings takes the two switches of the cache from the container's environment, and nothing else: an image
@@ -178,6 +173,7 @@ func (m *monitor) containerSettings() error {
 }
 
 func (m *monitor) writableDisk(ctx context.Context) error {
+	defer m.timeline.Phase("rootfs-disk")()
 	spec, err := json.Marshal(oci.Spec(m.prep.spec))
 	if err != nil {
 		return fmt.Errorf("write the container's specification: %w", err)
@@ -185,6 +181,7 @@ func (m *monitor) writableDisk(ctx context.Context) error {
 	m.prep.rootfsUUID, m.prep.rootfsPath = uuid.NewString(), m.path(container.DiskFile)
 	return rootfs.CreateWritable(ctx, m.prep.rootfsPath, rootfs.WritableOptions{
 		Size: m.cfg.DiskSize, UUID: m.prep.rootfsUUID, Entrypoint: m.prep.spec.Args, Config: spec,
+		Root: m.prep.disk.Root,
 	})
 }
 
