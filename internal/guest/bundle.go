@@ -30,6 +30,8 @@ type process struct {
 	env  []string
 	cwd  string
 	user execUser
+	// mounts are where something is mounted over the root file system.
+	mounts []string
 }
 
 // writeBundle makes crun's bundle from what the host staged on the container's disk. The specification is passed on as it is,
@@ -137,6 +139,13 @@ func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, resol
 		return nil, nil, errors.New("process, root or linux is missing")
 	}
 	p := &process{args: args}
+	var mounts []struct{ Destination string }
+	if err := spec.get("mounts", &mounts); err != nil {
+		return nil, nil, err
+	}
+	for _, m := range mounts {
+		p.mounts = append(p.mounts, m.Destination)
+	}
 	if err := errors.Join(proc.get("env", &p.env), proc.get("cwd", &p.cwd), proc.get("user", &p.user)); err != nil {
 		return nil, nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -36,6 +37,13 @@ type startError struct {
 
 func (e *startError) Error() string { return e.text }
 
+// Exit codes of a command that was not executed, as shells and docker give them.
+const (
+	exitNotFound      = 127
+	exitNotExecutable = 126
+	exitFailed        = 125
+)
+
 // start runs the container's process. A *startError says that it could not be executed.
 func (a *agent) start(c *container, p *process, streams [3]bool) (pid int, err error) {
 	stdio, ours, err := openStdio(c, p, streams)
@@ -45,13 +53,17 @@ func (a *agent) start(c *container, p *process, streams [3]bool) (pid int, err e
 	// The process's exit may come before its pid is read.
 	release := a.reaper.hold()
 	defer release()
-	err = a.runCrun(c, stdio)
-	for _, f := range stdio {
-		f.Close()
+	if err = c.checkCommand(p); err == nil {
+		err = a.runCrun(c, stdio)
+	}
+	closeAll(stdio[:])
+	if err != nil {
+		slog.Debug("the process was not executed", "container", c.id, "error", err)
+		discard(ours[guestapi.Stdout:])
 	}
 	a.pump(c, ours)
 	if err != nil {
-		return 0, explain(c, p, err)
+		return 0, explain(p, err)
 	}
 	if pid, err = readPid(c.pidFile()); err != nil {
 		return 0, err
@@ -77,6 +89,25 @@ func (a *agent) pump(c *container, ours [3]*os.File) {
 	}
 }
 
+// discard takes out of the pipes what crun itself has written to them when it failed: it is not the process's output.
+func discard(pipes []*os.File) {
+	for _, f := range pipes {
+		if f != nil && f.SetReadDeadline(time.Now().Add(time.Second)) == nil {
+			// What cannot be read is no worse than what is thrown away.
+			_, _ = io.CopyN(io.Discard, f, maxCrunLog)
+			_ = f.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
 func (c *container) pidFile() string { return filepath.Join(c.dir, "pid") }
 func (c *container) logFile() string { return filepath.Join(c.dir, "crun.log") }
 
@@ -92,11 +123,8 @@ func openStdio(c *container, p *process, streams [3]bool) (stdio [3]*os.File, ou
 			err = stdio[i].Chown(int(p.user.UID), int(p.user.GID))
 		}
 		if err != nil {
-			for _, f := range append(stdio[:], ours[:]...) {
-				if f != nil {
-					f.Close()
-				}
-			}
+			closeAll(stdio[:])
+			closeAll(ours[:])
 			return stdio, ours, err
 		}
 	}
@@ -145,92 +173,19 @@ func crunMessage(path string, code uint32) string {
 	return message
 }
 
-// explain makes crun's failure one that the user knows: when the command itself is the reason, in the words and with the exit code
-// of docker and of shells.
-func explain(c *container, p *process, cause error) error {
-	slog.Debug("crun failed", "container", c.id, "error", cause)
-	rootfs, err := unix.Open(c.rootfs(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return errors.Join(cause, err)
-	}
-	defer unix.Close(rootfs)
-	if e := lookPath(rootfs, p); e != nil {
-		return e
+// explain makes crun's failure one that the user knows.
+func explain(p *process, cause error) error {
+	if known := (*startError)(nil); errors.As(cause, &known) {
+		return cause
 	}
 	text := cause.Error()
 	switch lower := strings.ToLower(text); {
-	case strings.Contains(lower, "exec format error"):
-		return &startError{fmt.Sprintf("exec %q: exec format error", p.args[0]), 126}
-	case strings.Contains(lower, "exec") && strings.Contains(lower, "permission denied"):
-		return &startError{fmt.Sprintf("exec %q: permission denied", p.args[0]), 126}
-	case strings.Contains(lower, "exec") && strings.Contains(lower, "no such file or directory"):
-		return &startError{fmt.Sprintf("exec %q: no such file or directory (its interpreter or loader is missing)", p.args[0]), 127}
+	case strings.Contains(lower, "executable file") && strings.Contains(lower, "not found"):
+		return &startError{fmt.Sprintf("exec: %q: executable file not found in $PATH", p.args[0]), exitNotFound}
+	case strings.Contains(lower, "open executable"):
+		return &startError{fmt.Sprintf("exec: %q: permission denied", p.args[0]), exitNotExecutable}
 	}
-	return &startError{text, 125}
-}
-
-// lookPath says whether the command's file is the reason why it could not be executed, following execvp(3) in the container.
-func lookPath(rootfs int, p *process) *startError {
-	name := p.args[0]
-	if strings.Contains(name, "/") {
-		path := name
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(p.cwd, path)
-		}
-		switch err := executableIn(rootfs, path); {
-		case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
-			return &startError{fmt.Sprintf("exec: %q: stat %s: no such file or directory", name, path), 127}
-		case err != nil:
-			return &startError{fmt.Sprintf("exec: %q: %v", name, err), 126}
-		}
-		return nil
-	}
-	denied := false
-	for _, dir := range filepath.SplitList(pathOf(p.env)) {
-		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(p.cwd, dir)
-		}
-		switch err := executableIn(rootfs, filepath.Join(dir, name)); {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EACCES):
-			denied = true
-		}
-	}
-	if denied {
-		return &startError{fmt.Sprintf("exec: %q: permission denied", name), 126}
-	}
-	return &startError{fmt.Sprintf("exec: %q: executable file not found in $PATH", name), 127}
-}
-
-func pathOf(env []string) string {
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, "PATH="); ok {
-			return v
-		}
-	}
-	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-}
-
-// executableIn says whether path, in the container, is a file that somebody may execute.
-func executableIn(rootfs int, path string) error {
-	fd, err := unix.Openat2(rootfs, path, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	switch {
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return unix.EISDIR
-	case st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0:
-		return unix.EACCES
-	}
-	return nil
+	return &startError{text, exitFailed}
 }
 
 func readPid(path string) (int, error) {

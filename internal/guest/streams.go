@@ -172,8 +172,8 @@ func (s *stream) pump(pipe *os.File, ended <-chan struct{}) error {
 // its end, or when the process ends: in the last two cases the host is told that no more is taken.
 func receiveStdin(conn net.Conn, pipe *os.File, ended <-chan struct{}) error {
 	received := make(chan struct{})
-	defer close(received)
-	go func() {
+	var waker sync.WaitGroup
+	waker.Go(func() {
 		select {
 		case <-ended:
 			// Wakes Receive up, whichever side it waits for.
@@ -181,8 +181,10 @@ func receiveStdin(conn net.Conn, pipe *os.File, ended <-chan struct{}) error {
 			_ = pipe.SetWriteDeadline(time.Now())
 		case <-received:
 		}
-	}()
+	})
 	err := guestapi.Receive(conn, pipe)
+	close(received)
+	waker.Wait()
 	switch {
 	case err == nil:
 	case errors.Is(err, unix.EPIPE):
