@@ -11,13 +11,17 @@ import (
 // transformer adds one aspect of a container to the guest's specification.
 type transformer func(Container, *specs.Spec)
 
+// guestSpecVersion is the version of the specification that the guest's crun gets: Debian 12's crun 1.8.1 refuses those above
+// 1.0, and nothing newer is used.
+const guestSpecVersion = "1.0.2"
+
 // chain is applied in this order.
 var chain = []transformer{process, root, mounts, namespaces, resources}
 
 // Spec builds the specification that crun gets in the guest. process.args stays empty: the agent fills it from the
 // entrypoint file of the container's own disk.
 func Spec(c Container) *specs.Spec {
-	s := &specs.Spec{Version: specs.Version, Annotations: map[string]string{}, Linux: &specs.Linux{}}
+	s := &specs.Spec{Version: guestSpecVersion, Annotations: map[string]string{}, Linux: &specs.Linux{}}
 	for _, t := range chain {
 		t(c, s)
 	}
