@@ -46,6 +46,10 @@ type Layer struct {
 	Size int64 `json:"size"`
 }
 
+// MediaTypeDisk is of the one layer of an image that was imported from a directory: it is an EROFS disk already. Only this
+// store knows the type.
+const MediaTypeDisk = "application/vnd.runcvm.image.layer.v1.erofs"
+
 // Names are like Docker's, but lower and upper case, and without a registry that goes without saying.
 var (
 	nameRE = regexp.MustCompile(`^[A-Za-z0-9]+([._:-]+[A-Za-z0-9]+)*(/[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*)*$`)

@@ -247,6 +247,15 @@ func (s *Store) OpenLayer(l Layer) (io.ReadCloser, error) {
 	return &layerFile{ReadCloser: r, file: f, name: fmt.Sprintf("layer %s in %s", l.Digest, path)}, nil
 }
 
+// Disk returns the path of the EROFS disk that an image from a directory is; false for any other image. The file must not be
+// written to.
+func (s *Store) Disk(img Image) (string, bool) {
+	if len(img.Layers) != 1 || img.Layers[0].MediaType != MediaTypeDisk {
+		return "", false
+	}
+	return s.blobPath(img.Layers[0].Digest), true
+}
+
 // openLayer decompresses f and verifies the result, each on a goroutine of its own.
 func openLayer(f io.Reader, diffID digest.Digest) (io.ReadCloser, error) {
 	plain, _, err := layer.Decompress(f)

@@ -28,6 +28,9 @@ func (m *monitor) supervise(ctx context.Context) int {
 	return m.finish(ctx, exit)
 }
 
+// stopGrace is how long a container may take to end after its stop signal; Docker's default.
+const stopGrace = 10 * time.Second
+
 // handleEvents acts on what comes from outside until the container has ended.
 func (m *monitor) handleEvents(ctx context.Context, ended <-chan struct{}) {
 	var timeout <-chan time.Time
@@ -35,6 +38,7 @@ func (m *monitor) handleEvents(ctx context.Context, ended <-chan struct{}) {
 		timeout = time.After(m.req.Timeout)
 	}
 	callerGone, killAsked := m.callerGone, m.server.killAsked
+	var grace <-chan time.Time
 	for {
 		select {
 		case s := <-m.signals:
@@ -43,8 +47,12 @@ func (m *monitor) handleEvents(ctx context.Context, ended <-chan struct{}) {
 			m.logger.Info("the container has run for as long as it may", "timeout", m.req.Timeout)
 			m.kill(ctx)
 		case <-callerGone:
-			m.logger.Info("the caller has ended, so the container is killed")
+			m.logger.Info("the caller has ended, so the container is stopped", "signal", m.prep.spec.StopSignal.String())
 			callerGone = nil
+			m.forward(ctx, m.prep.spec.StopSignal)
+			grace = time.After(stopGrace)
+		case <-grace:
+			m.logger.Info("the container has not stopped in time, so it is killed", "grace", stopGrace)
 			m.kill(ctx)
 		case <-killAsked:
 			killAsked = nil

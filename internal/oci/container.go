@@ -10,8 +10,10 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
+	"github.com/moby/sys/signal"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -46,7 +48,8 @@ type Container struct {
 	Tmpfs      []Tmpfs
 	Memory     int64
 	CPUs       float64
-	StopSignal string
+	// StopSignal asks the container to end.
+	StopSignal syscall.Signal
 }
 
 // Tmpfs is one file system in memory.
@@ -72,9 +75,12 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 		ReadOnly:   opt.ReadOnly,
 		Memory:     opt.Memory,
 		CPUs:       opt.CPUs,
-		StopSignal: or(image.StopSignal, "SIGTERM"),
 	}
 	var errs []error
+	var err error
+	if c.StopSignal, err = signal.ParseSignal(or(image.StopSignal, "SIGTERM")); err != nil {
+		errs = append(errs, fmt.Errorf("the image's stop signal: %w", err))
+	}
 	if len(c.Args) == 0 {
 		errs = append(errs, ErrNoCommand)
 	}

@@ -35,6 +35,18 @@ func TestTheCommandFollowsDockersRules(t *testing.T) {
 	}
 }
 
+func TestTheStopSignalIsTheImagesOrSIGTERM(t *testing.T) {
+	for name, want := range map[string]int{"": 15, "SIGINT": 2, "quit": 3, "9": 9, "SIGRTMIN+3": 37} {
+		c, err := Resolve(ocispec.ImageConfig{Cmd: []string{"x"}, StopSignal: name}, Options{})
+		if err != nil || int(c.StopSignal) != want {
+			t.Errorf("%q gives %d, %v, want %d", name, c.StopSignal, err, want)
+		}
+	}
+	if _, err := Resolve(ocispec.ImageConfig{Cmd: []string{"x"}, StopSignal: "SIGNONE"}, Options{}); err == nil {
+		t.Error("SIGNONE was accepted")
+	}
+}
+
 func TestNoCommandIsAnErrorAndNeverAShell(t *testing.T) {
 	for _, opt := range []Options{{}, {Entrypoint: []string{""}}} {
 		c, err := Resolve(ocispec.ImageConfig{}, opt)

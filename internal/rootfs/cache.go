@@ -8,6 +8,7 @@ package rootfs
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -123,9 +124,13 @@ const maxAttempts = 10
 // at the same time, one builds it and the others wait.
 func (c *Cache) ImageDisk(ctx context.Context, store *image.Store, img image.Image, o DiskOptions) (*Disk, error) {
 	key := Key(img, o.CacheKey)
-	build := func(f *os.File) error { return buildImage(ctx, store, img, f, uuidOf(key), c.Limits) }
+	build := func(prefix string) (*os.File, error) { return c.build(ctx, store, img, key, prefix) }
 	if !o.Cache {
-		return c.private(ctx, build)
+		d, err := c.private(ctx, build)
+		if err != nil {
+			return nil, fmt.Errorf("image disk of %s: %w", img.Name, err)
+		}
+		return d, nil
 	}
 	for range maxAttempts {
 		d, err := c.open(ctx, key)
@@ -156,21 +161,22 @@ func (c *Cache) open(ctx context.Context, key string) (*Disk, error) {
 	return d, nil
 }
 
-// newDisk takes a shared lock on f, unless it has been pruned meanwhile, which is fs.ErrNotExist.
+// newDisk takes a shared lock on f, unless it has been pruned meanwhile, which is fs.ErrNotExist. The caller closes f after an
+// error.
 func newDisk(ctx context.Context, f *os.File) (*Disk, error) {
 	if err := flock(ctx, f, unix.LOCK_SH); err != nil {
 		return nil, fmt.Errorf("lock image disk %s: %w", f.Name(), err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, fmt.Errorf("image disk %s: %w", f.Name(), err)
-	}
-	if st.Nlink == 0 {
+	size, err := sizeAtPath(f)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fs.ErrNotExist
 	}
+	if err != nil {
+		return nil, fmt.Errorf("image disk %s: %w", f.Name(), err)
+	}
 	info, err := erofs.ReadInfo(f)
-	if err == nil && info.Size != st.Size {
-		err = fmt.Errorf("it has %d bytes instead of %d", st.Size, info.Size)
+	if err == nil && info.Size != size {
+		err = fmt.Errorf("it has %d bytes instead of %d", size, info.Size)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image disk %s is damaged, remove it: %w", f.Name(), err)
@@ -179,7 +185,7 @@ func newDisk(ctx context.Context, f *os.File) (*Disk, error) {
 }
 
 // buildOnce puts a disk into the cache, unless somebody else has done so meanwhile.
-func (c *Cache) buildOnce(ctx context.Context, key string, build func(*os.File) error) error {
+func (c *Cache) buildOnce(ctx context.Context, key string, build func(prefix string) (*os.File, error)) error {
 	lock, err := lockPath(ctx, c.path(key+".lock"))
 	if err != nil {
 		return err
@@ -193,15 +199,12 @@ func (c *Cache) buildOnce(ctx context.Context, key string, build func(*os.File) 
 		return nil
 	}
 	start := time.Now()
-	f, err := c.temp(ctx, "build-")
+	f, err := build("build-")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	err = build(f)
-	if err == nil {
-		err = f.Sync() // what has its name must be whole even after a power failure
-	}
+	err = f.Sync() // what has its name must be whole even after a power failure
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
@@ -213,16 +216,12 @@ func (c *Cache) buildOnce(ctx context.Context, key string, build func(*os.File) 
 }
 
 // private builds a disk that is no part of the cache.
-func (c *Cache) private(ctx context.Context, build func(*os.File) error) (*Disk, error) {
-	f, err := c.temp(ctx, "private-")
+func (c *Cache) private(ctx context.Context, build func(prefix string) (*os.File, error)) (*Disk, error) {
+	f, err := build("private-")
 	if err != nil {
 		return nil, err
 	}
-	err = build(f)
-	var d *Disk
-	if err == nil {
-		d, err = newDisk(ctx, f) // from the exclusive lock to a shared one, as of any disk in use
-	}
+	d, err := newDisk(ctx, f) // from the exclusive lock to a shared one, as of any disk in use
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(f.Name()), f.Close())
 	}
@@ -230,20 +229,58 @@ func (c *Cache) private(ctx context.Context, build func(*os.File) error) (*Disk,
 	return d, nil
 }
 
-// temp makes an empty file with an exclusive lock on it.
-func (c *Cache) temp(ctx context.Context, prefix string) (*os.File, error) {
+// build makes an image's disk in a temporary file, which is locked.
+func (c *Cache) build(ctx context.Context, store *image.Store, img image.Image, key, prefix string) (*os.File, error) {
+	if blob, ok := store.Disk(img); ok {
+		return c.link(ctx, blob, prefix)
+	}
+	f, err := c.temp(ctx, func() (*os.File, error) { return os.CreateTemp(c.dir, prefix+"*"+diskSuffix) }, unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	if err := buildImage(ctx, store, img, f, uuidOf(key), c.Limits); err != nil {
+		return nil, errors.Join(err, os.Remove(f.Name()), f.Close())
+	}
+	return f, nil
+}
+
+// link gives a disk that the image store has a name in the cache, or copies it, when the two lie in different file systems.
+func (c *Cache) link(ctx context.Context, blob, prefix string) (*os.File, error) {
+	// Others may have the same file as a disk, under other keys, so only a shared lock can be had.
+	f, err := c.temp(ctx, func() (*os.File, error) {
+		path := c.path(prefix + rand.Text() + diskSuffix)
+		if err := os.Link(blob, path); err != nil {
+			return nil, err
+		}
+		return os.Open(path)
+	}, unix.LOCK_SH)
+	if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EMLINK) {
+		return f, err
+	}
+	f, err = c.temp(ctx, func() (*os.File, error) { return os.CreateTemp(c.dir, prefix+"*"+diskSuffix) }, unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	if err := copySparse(ctx, f, blob); err != nil {
+		return nil, errors.Join(err, os.Remove(f.Name()), f.Close())
+	}
+	return f, nil
+}
+
+// temp makes a temporary file and takes a lock on it before anybody could take it for a leftover.
+func (c *Cache) temp(ctx context.Context, create func() (*os.File, error), how int) (*os.File, error) {
 	lock, err := lockPath(ctx, c.path("lock"))
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 	c.sweep(ctx)
-	f, err := os.CreateTemp(c.dir, prefix+"*"+diskSuffix)
+	f, err := create()
 	if err != nil {
-		return nil, fmt.Errorf("make image disk: %w", err)
+		return nil, err
 	}
-	if err := flock(ctx, f, unix.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock image disk: %w", err), os.Remove(f.Name()), f.Close())
+	if err := flock(ctx, f, how); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), os.Remove(f.Name()), f.Close())
 	}
 	return f, nil
 }

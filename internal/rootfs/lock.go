@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -40,16 +42,69 @@ func lockPath(ctx context.Context, path string) (*os.File, error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		var have, there unix.Stat_t
-		if err := unix.Fstat(int(f.Fd()), &have); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		if err := unix.Stat(path, &there); err == nil && have.Ino == there.Ino && have.Dev == there.Dev {
+		_, err = sizeAtPath(f)
+		if err == nil {
 			return f, nil
 		}
-		f.Close() // it was removed while we waited
+		f.Close()
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		// It was removed while we waited.
 	}
+}
+
+// sizeAtPath returns the size of an open file in bytes; fs.ErrNotExist when it has lost its name meanwhile.
+func sizeAtPath(f *os.File) (int64, error) {
+	var have, there unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &have); err != nil {
+		return 0, err
+	}
+	if err := unix.Stat(f.Name(), &there); err != nil {
+		return 0, err
+	}
+	if have.Ino != there.Ino || have.Dev != there.Dev {
+		return 0, fs.ErrNotExist
+	}
+	return have.Size, nil
+}
+
+// copySparse copies the file at path to f, which must be empty: by sharing its blocks where the file system can, else
+// without its holes.
+func copySparse(ctx context.Context, f *os.File, path string) error {
+	src, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if unix.IoctlFileClone(int(f.Fd()), int(src.Fd())) == nil {
+		return nil
+	}
+	st, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	for at := int64(0); at < st.Size(); {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		start, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", path, err)
+		}
+		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", path, err)
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(f, start), io.NewSectionReader(src, start, end-start)); err != nil {
+			return fmt.Errorf("copy %s: %w", path, err)
+		}
+		at = end
+	}
+	return f.Truncate(st.Size())
 }
 
 func syncDir(path string) error {

@@ -110,7 +110,7 @@ const (
 )
 
 // next says what the guest gets from this connection next, and fills in the header (connection.rs: recv_pkt).
-func (c *conn) next(h *header, guestCID uint64) toGuest {
+func (c *conn) next(h *header, guestCID uint64, now func() time.Time) toGuest {
 	*h = header{srcCID: hostCID, dstCID: guestCID, srcPort: c.key.local, dstPort: c.key.peer, typ: typeStream,
 		bufAlloc: txBufSize, fwdCnt: c.fwd}
 	switch {
@@ -120,7 +120,7 @@ func (c *conn) next(h *header, guestCID uint64) toGuest {
 		c.state = stateEstablished
 		h.op = opResponse
 	case c.take(pendRequest):
-		c.expiry = time.Now().Add(connectTimeout)
+		c.expiry = now().Add(connectTimeout)
 		h.op = opRequest
 	case c.pending&pendRW != 0:
 		if c.state != stateEstablished && (c.state != statePeerClosed || c.recvOff) {
@@ -151,16 +151,16 @@ func (c *conn) sent(n uint32) {
 }
 
 // hostClosed turns the end of the host program's stream into a shutdown of both directions: there is no half-close.
-func (c *conn) hostClosed(h *header) {
+func (c *conn) hostClosed(h *header, now func() time.Time) {
 	c.state = stateLocalClosed
-	c.expiry = time.Now().Add(shutdownTimeout)
+	c.expiry = now().Add(shutdownTimeout)
 	c.lastFwd = c.fwd
 	h.op = opShutdown
 	h.flags = shutdownReceive | shutdownSend
 }
 
 // fromGuest takes a packet of the guest's (connection.rs: send_pkt). What is not legal in the connection's state is ignored.
-func (c *conn) fromGuest(h *header, chain *vhostuser.Chain, io *iovecs) {
+func (c *conn) fromGuest(h *header, chain *vhostuser.Chain, io *iovecs, now func() time.Time) {
 	c.peerAlloc, c.peerFwd = h.bufAlloc, h.fwdCnt
 	established, peerClosed := c.state == stateEstablished, c.state == statePeerClosed
 	switch h.op {
@@ -175,7 +175,7 @@ func (c *conn) fromGuest(h *header, chain *vhostuser.Chain, io *iovecs) {
 		}
 	case opShutdown:
 		if established || peerClosed {
-			c.shutdown(h.flags)
+			c.shutdown(h.flags, now)
 		}
 	case opCreditRequest:
 		if established || c.state == statePeerInit || peerClosed && !c.sendOff {
@@ -186,7 +186,7 @@ func (c *conn) fromGuest(h *header, chain *vhostuser.Chain, io *iovecs) {
 
 // shutdown takes the guest's word that it will not receive, not send, or neither. Only both together mean anything to the host's
 // program: its connection is closed, once it has taken what is buffered. Shutting down sending alone never reaches it.
-func (c *conn) shutdown(flags uint32) {
+func (c *conn) shutdown(flags uint32, now func() time.Time) {
 	first := c.state == stateEstablished
 	c.state = statePeerClosed
 	c.recvOff = c.recvOff || flags&shutdownReceive != 0
@@ -198,7 +198,7 @@ func (c *conn) shutdown(flags uint32) {
 		c.pending |= pendRst
 	} else if first {
 		// A shutdown in two steps sets no time limit (connection.rs: send_pkt, PeerClosed).
-		c.expiry = time.Now().Add(shutdownTimeout)
+		c.expiry = now().Add(shutdownTimeout)
 	}
 }
 

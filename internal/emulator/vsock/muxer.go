@@ -46,6 +46,7 @@ type muxer struct {
 	rsts int // items of rxq without a connection
 
 	slow *slowConnects
+	now  func() time.Time // time.Now, but for tests
 }
 
 // rxItem is a connection that has something for the guest, or an RST for ports that have none.
@@ -60,6 +61,7 @@ func newMuxer(cfg Config, log *slog.Logger, poll *poller, host int, wake func())
 		conns: map[connKey]*conn{}, locals: map[token]int{}, localPorts: map[uint32]bool{},
 		lastPort: firstLocalPort - 1,
 		slow:     newSlowConnects(wake),
+		now:      time.Now,
 	}
 }
 
@@ -198,7 +200,7 @@ func (m *muxer) add(c *conn) error {
 // (vsock/unix/muxer.rs: add_connection): without a new one, a connect that the guest does not answer waits on, and a slow reader
 // goes on getting what is held for it.
 func (m *muxer) sweep() {
-	now := time.Now()
+	now := m.now()
 	if m.nextExpiry.IsZero() || now.Before(m.nextExpiry) {
 		return
 	}
@@ -287,7 +289,7 @@ func (m *muxer) next(h *header) (*conn, toGuest) {
 			return nil, control
 		}
 		it.conn.queued = false
-		if kind := it.conn.next(h, m.cid); kind != nothing {
+		if kind := it.conn.next(h, m.cid, m.now); kind != nothing {
 			return it.conn, kind
 		}
 		m.update(it.conn)
@@ -328,7 +330,7 @@ func (m *muxer) fromGuest(h *header, chain *vhostuser.Chain) {
 		m.remove(c)
 	default:
 		waiting := c.state == stateLocalInit
-		c.fromGuest(h, chain, &m.io)
+		c.fromGuest(h, chain, &m.io, m.now)
 		if waiting && c.state == stateEstablished {
 			m.sayOK(c)
 		}

@@ -247,7 +247,7 @@ func (d *Device) receive(q *vhostuser.Queue, c *conn, h *header) error {
 		d.put(q, &d.chains[0], h)
 		d.mux.remove(c)
 	case n == 0:
-		c.hostClosed(h)
+		c.hostClosed(h, d.mux.now)
 		q.Undo(popped - 1)
 		d.put(q, &d.chains[0], h)
 	default:

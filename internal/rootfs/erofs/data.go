@@ -147,6 +147,32 @@ func (w *DataWriter) Flush() error {
 // Write stores the next size bytes of r as the content of a file. Blocks of zeros take no space. When r ends early, the
 // error is io.ErrUnexpectedEOF.
 func (w *DataWriter) Write(r io.Reader, size int64) (Data, error) {
+	return w.write(size, func(p []byte, at int64) (int64, error) {
+		_, err := io.ReadFull(r, p)
+		return at, err
+	})
+}
+
+// WriteSparse is Write for a file that may have large holes, which are not read: nextData says where the next data at or
+// after an offset begins, which is size when there is none.
+func (w *DataWriter) WriteSparse(r io.ReaderAt, size int64, nextData func(offset int64) (int64, error)) (Data, error) {
+	return w.write(size, func(p []byte, at int64) (int64, error) {
+		next, err := nextData(at)
+		if err != nil || next >= size {
+			return size, err
+		}
+		at = max(at, next/BlockSize*BlockSize)
+		n, err := r.ReadAt(p[:min(int64(len(p)), size-at)], at)
+		if n == len(p) || at+int64(n) == size {
+			err = nil
+		}
+		return at, err
+	})
+}
+
+// write stores a file. read fills p with what is at an offset or, when a hole begins there, at a later one, which it
+// returns: a multiple of BlockSize, or size. It fills p up to the file's end.
+func (w *DataWriter) write(size int64, read func(p []byte, at int64) (int64, error)) (Data, error) {
 	d := Data{size: size}
 	if size == 0 {
 		return d, nil
@@ -155,7 +181,7 @@ func (w *DataWriter) Write(r io.Reader, size int64) (Data, error) {
 	for blocks>>d.chunkBits > chunksPerFile {
 		d.chunkBits++
 	}
-	if d.chunkBits > maxChunkBits {
+	if size < 0 || d.chunkBits > maxChunkBits {
 		return Data{}, fmt.Errorf("file of %d bytes is larger than can be stored", size)
 	}
 	// What fits is kept in one piece from the start. A larger file becomes one too, unless others write in between.
@@ -166,19 +192,20 @@ func (w *DataWriter) Write(r io.Reader, size int64) (Data, error) {
 	}
 	m := chunkMap{bits: d.chunkBits, count: int((blocks-1)>>d.chunkBits) + 1, blocks: blocks, last: nullBlock}
 	for done := int64(0); done < size; {
-		n := min(size-done, pieceSize)
-		if _, err := io.ReadFull(r, w.in[:n]); err != nil {
+		at, err := read(w.in[:min(size-done, pieceSize)], done)
+		if err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return Data{}, err
 		}
+		n := min(size-done, pieceSize, size-at)
 		full := align(n, BlockSize)
 		clear(w.in[n:full])
-		if err := w.store(&m, done>>blockBits, w.in[:full]); err != nil {
+		if err := w.store(&m, at>>blockBits, w.in[:full]); err != nil {
 			return Data{}, err
 		}
-		done += n
+		done = at + n
 	}
 	m.close()
 	d.start, d.chunks = m.start, m.chunks
