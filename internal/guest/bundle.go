@@ -163,12 +163,6 @@ func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, resol
 		// The container and its hooks have no use for it.
 		delete(annotations, guestapi.UserAnnotation)
 	}
-	if _, ok := proc["oomScoreAdj"]; !ok {
-		// Else it would have the agent's, and could not be killed when it exceeds its memory.
-		if err := proc.set("oomScoreAdj", 0); err != nil {
-			return nil, nil, err
-		}
-	}
 	err = errors.Join(
 		proc.set("args", args), proc.set("env", p.env), proc.set("user", p.user), spec.set("process", proc),
 		root.set("path", rootfs), spec.set("root", root),

@@ -65,9 +65,8 @@ func prepareGuest(modules []string) error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
-	// The guest without its agent is lost: everything else is killed first when memory runs out.
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0o644); err != nil {
-		return fmt.Errorf("protect the agent: %w", err)
+	if err := setOOMScore(oomProtected); err != nil {
+		return err
 	}
 	for _, m := range modules {
 		if err := loadModule(m); err != nil {
@@ -75,6 +74,19 @@ func prepareGuest(modules []string) error {
 		}
 	}
 	return prepareCgroups()
+}
+
+// Values of oom_score_adj (proc(5)). The guest without its agent is lost, so everything else is killed first when memory runs out.
+const (
+	oomProtected = "-1000"
+	oomDefault   = "0"
+)
+
+func setOOMScore(adj string) error {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(adj), 0o644); err != nil {
+		return fmt.Errorf("protect the agent from running out of memory: %w", err)
+	}
+	return nil
 }
 
 // prepareCgroups makes the containers' parent and passes on every controller that the kernel has.

@@ -141,8 +141,17 @@ func (a *agent) runCrun(c *container, stdio [3]*os.File) error {
 		files[i] = f.Fd()
 	}
 	pid, done, err := a.reaper.start(func() (int, error) {
-		return syscall.ForkExec(crunPath, argv, &syscall.ProcAttr{
+		// A child inherits the agent's protection, and crun before 1.9 does not take it back: such a container could not be killed
+		// when it exceeds its memory. So the agent goes without for the length of the fork; the reaper's lock makes it one at a time.
+		if err := setOOMScore(oomDefault); err != nil {
+			return 0, err
+		}
+		pid, err := syscall.ForkExec(crunPath, argv, &syscall.ProcAttr{
 			Dir: "/", Env: []string{"PATH=/bin"}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+		if perr := setOOMScore(oomProtected); perr != nil {
+			slog.Error("the agent is not protected", "error", perr)
+		}
+		return pid, err
 	})
 	if err != nil {
 		return fmt.Errorf("crun: %w", err)
