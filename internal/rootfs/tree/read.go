@@ -34,7 +34,8 @@ type Limits struct {
 // DefaultLimits are far above the images in use, and such that an image at the limit still fits in memory and time.
 var DefaultLimits = Limits{Bytes: 128 << 30, Size: 2 << 40, Entries: 4 << 20, PathLength: 4096}
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults returns the limits with those of DefaultLimits in place of zeros.
+func (l Limits) WithDefaults() Limits {
 	pick := func(v *int64, d int64) {
 		if *v == 0 {
 			*v = d
@@ -56,7 +57,7 @@ type Budget struct {
 }
 
 // NewBudget returns the whole of limits.
-func NewBudget(limits Limits) *Budget { return &Budget{limits: limits.withDefaults()} }
+func NewBudget(limits Limits) *Budget { return &Budget{limits: limits.WithDefaults()} }
 
 // ErrLimit says that an image is larger than Limits allow.
 var ErrLimit = errors.New("the image is beyond the limit")
