@@ -111,6 +111,7 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 		errs = append(errs, flagError("timeout", err))
 	}
 	r.Settings = a.cfg.Values()
+	errs = append(errs, r.Options.Check())
 	return errors.Join(errs...)
 }
 

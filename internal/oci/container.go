@@ -99,6 +99,14 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 	return c, errors.Join(errs...)
 }
 
+// Check refuses options that cannot be carried. It comes before the options are written as JSON, which would replace
+// invalid UTF-8 in silence.
+func (o Options) Check() error {
+	return errors.Join(checkText(Container{
+		Args: slices.Concat(o.Entrypoint, o.Cmd), Env: o.Env, User: o.User, Cwd: o.Cwd, Hostname: o.Hostname,
+	})...)
+}
+
 // checkText refuses what neither JSON nor execve can carry.
 func checkText(c Container) []error {
 	var errs []error
@@ -116,6 +124,7 @@ func checkText(c Container) []error {
 	check("environment entry", c.Env...)
 	check("user", c.User)
 	check("working directory", c.Cwd)
+	check("hostname", c.Hostname)
 	if c.Hostname != "" && (len(c.Hostname) > 64 || strings.ContainsAny(c.Hostname, " \t\n/\x00")) {
 		errs = append(errs, fmt.Errorf("hostname %q: at most 64 bytes without spaces and slashes", c.Hostname))
 	}
