@@ -25,6 +25,13 @@ type Client struct {
 // maxAnswer bounds an answer's body, in bytes. The longest one of Firecracker, GET /vm/config, is some KiB.
 const maxAnswer = 1 << 20
 
+const (
+	// maxHeader bounds an answer's header, in bytes; Firecracker's has under 200.
+	maxHeader = 16 << 10
+	// maxFault bounds what an error says of the VMM's own words, in bytes.
+	maxFault = 4 << 10
+)
+
 // requestTimeout bounds one request: the slowest, InstanceStart, takes under 1 s on Firecracker and some seconds on a
 // loaded machine under emulation.
 const requestTimeout = 30 * time.Second
@@ -37,8 +44,9 @@ func NewClient(path string) *Client {
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, "unix", path)
 			},
-			DisableCompression: true,
-			MaxIdleConns:       1,
+			DisableCompression:     true,
+			MaxIdleConns:           1,
+			MaxResponseHeaderBytes: maxHeader,
 		},
 	}}
 }
@@ -171,7 +179,7 @@ func faultMessage(answer []byte) string {
 		FaultMessage string `json:"fault_message"`
 	}
 	if err := json.Unmarshal(answer, &f); err != nil || f.FaultMessage == "" {
-		return string(answer)
+		f.FaultMessage = string(answer)
 	}
-	return f.FaultMessage
+	return f.FaultMessage[:min(len(f.FaultMessage), maxFault)]
 }

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -27,12 +30,19 @@ var ErrRefused = errors.New("the guest does not answer on vsock")
 // "OK host_port\n" (Firecracker's docs/vsock.md). One attempt; ErrRefused when the VMM closes instead.
 func Dial(ctx context.Context, path string, port uint32) (net.Conn, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if errors.Is(err, unix.EAGAIN) {
+		// The socket's queue is full: the VMM is stopped, or slower than those who connect.
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dial vsock port %d: %w", port, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_ = conn.SetDeadline(time.Now().Add(attemptTimeout))
+	if ctx.Err() != nil {
+		_ = conn.SetDeadline(time.Unix(1, 0)) // the line above may have undone it
+	}
 	if err := greet(conn, port); err != nil {
 		conn.Close()
 		return nil, errors.Join(fmt.Errorf("dial vsock port %d: %w", port, err), ctx.Err())
@@ -48,22 +58,31 @@ func greet(conn net.Conn, port uint32) error {
 	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	// Byte by byte: what follows the line is the stream's.
+	line, err := readLine(conn)
+	if err != nil {
+		return err
+	}
+	number, ok := strings.CutPrefix(line, "OK ")
+	if _, err := strconv.ParseUint(number, 10, 32); !ok || err != nil {
+		return fmt.Errorf("the VMM greets with %q instead of OK and a port", line)
+	}
+	return nil
+}
+
+// readLine reads a line byte by byte: what follows it is the stream's.
+func readLine(conn net.Conn) (string, error) {
 	var line []byte
 	for len(line) < maxGreeting {
 		var b [1]byte
 		if _, err := io.ReadFull(conn, b[:]); err != nil {
-			return fmt.Errorf("%w: %w", ErrRefused, err)
+			return "", fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 		if b[0] == '\n' {
-			break
+			return string(line), nil
 		}
 		line = append(line, b[0])
 	}
-	if !strings.HasPrefix(string(line), "OK ") {
-		return fmt.Errorf("the VMM greets with %q instead of OK", line)
-	}
-	return nil
+	return "", fmt.Errorf("the VMM greets with more than a line: %q", line)
 }
 
 // DialRetry is Dial, again and again until the guest answers or ctx ends; the last refusal is in the error.
