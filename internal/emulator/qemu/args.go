@@ -189,7 +189,9 @@ func (c *command) drive(k int, d api.Drive) error {
 		c.add("-blockdev", string(text))
 	}
 	c.device("virtio-blk-device", "drive="+nodeName(k), "id=disk"+strconv.Itoa(k), "serial="+driveSerial(*d.PathOnHost),
-		"num-queues=1", "queue-size=256", "discard=off", "write-zeroes=off")
+		"num-queues=1", "queue-size=256", "discard=off", "write-zeroes=off",
+		// A failed request is the guest's to deal with, as under Firecracker; a full host disk would stop the guest otherwise.
+		"rerror=report", "werror=report")
 	return nil
 }
 
