@@ -1,7 +1,7 @@
 // Package logfile keeps what a guest writes in files of bounded size.
 //
-// A File is written by one process and read by any number; when it is full, the older half goes. Write, Close and Tail
-// are safe for use by several goroutines.
+// A File is written by one process and read by any number; when it is full, the older half goes. Write, Close, Lost and
+// Tail are safe for use by several goroutines.
 package logfile
 
 import (
@@ -21,6 +21,8 @@ type File struct {
 	mu   sync.Mutex
 	f    *os.File
 	size int64
+	lost int64
+	err  error // the first of Lossy
 }
 
 // Older is the name of the older half of the log at path.
@@ -35,15 +37,19 @@ func Create(path string, limit int64) (*File, error) {
 	return &File{path: path, half: max(limit/2, 1), f: f}, nil
 }
 
-// Write appends p whole: a write is never split over the halves, unless it alone is longer than half of the limit; then
-// only its end is kept.
+// Write appends p whole or, after an error, not at all: a write is never split over the halves, unless it alone is longer
+// than half of the limit; then only its end is kept.
 func (l *File) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.write(p)
+}
+
+func (l *File) write(p []byte) (int, error) {
 	n := len(p)
 	if int64(len(p)) > l.half {
 		p = p[int64(len(p))-l.half:]
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.f == nil {
 		return 0, os.ErrClosed
 	}
@@ -52,16 +58,17 @@ func (l *File) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	m, err := l.f.Write(p)
-	l.size += int64(m)
-	if err != nil {
-		return 0, fmt.Errorf("write log: %w", err)
+	if _, err := l.f.WriteAt(p, l.size); err != nil {
+		// What a full disk took of it would be taken for an entry.
+		return 0, errors.Join(fmt.Errorf("write log: %w", err), l.f.Truncate(l.size))
 	}
+	l.size += int64(len(p))
 	return n, nil
 }
 
 func (l *File) rotate() error {
-	if err := os.Rename(l.path, Older(l.path)); err != nil {
+	// A rotation that failed half-way has renamed it already.
+	if err := os.Rename(l.path, Older(l.path)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("rotate log: %w", err)
 	}
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -71,6 +78,31 @@ func (l *File) rotate() error {
 	l.f.Close()
 	l.f, l.size = f, 0
 	return nil
+}
+
+// Lossy returns a writer to the log that takes everything: a disk that is full must stop neither the guest's console nor
+// a container's output. Lost tells what it could not keep.
+func (l *File) Lossy() io.Writer { return lossy{l} }
+
+type lossy struct{ l *File }
+
+func (w lossy) Write(p []byte) (int, error) {
+	w.l.mu.Lock()
+	defer w.l.mu.Unlock()
+	if _, err := w.l.write(p); err != nil {
+		w.l.lost += int64(len(p))
+		if w.l.err == nil {
+			w.l.err = err
+		}
+	}
+	return len(p), nil
+}
+
+// Lost is how many bytes the log's Lossy writer could not keep, and the first reason.
+func (l *File) Lost() (bytes int64, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost, l.err
 }
 
 // Close ends the log; the files stay.
@@ -85,23 +117,64 @@ func (l *File) Close() error {
 	return err
 }
 
+// openAttempts bounds how often Open tries to find the two halves without a rotation between them.
+const openAttempts = 100
+
 // Open returns the whole log at path as one stream, the older half first. A log that does not exist is empty.
 func Open(path string) (io.ReadCloser, error) {
-	var parts multiFile
-	for _, name := range []string{Older(path), path} {
-		f, err := os.Open(name)
-		if errors.Is(err, os.ErrNotExist) {
+	for range openAttempts {
+		parts, err := openHalves(path)
+		if err != nil {
+			return nil, fmt.Errorf("read log: %w", err)
+		}
+		if parts == nil {
 			continue
 		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("read log: %w", err), parts.Close())
-		}
-		parts = append(parts, f)
+		return &struct {
+			io.Reader
+			io.Closer
+		}{parts.reader(), parts}, nil
 	}
-	return &struct {
-		io.Reader
-		io.Closer
-	}{parts.reader(), parts}, nil
+	return nil, fmt.Errorf("read log %s: it is rotated faster than it can be opened", path)
+}
+
+// openHalves opens both halves, the older first, or returns nil when a rotation has come in between.
+func openHalves(path string) (multiFile, error) {
+	newer, err := openIfThere(path)
+	if err != nil {
+		return nil, err
+	}
+	older, err := openIfThere(Older(path))
+	if err != nil {
+		return nil, errors.Join(err, newer.Close())
+	}
+	parts := append(older, newer...)
+	now, err := os.Stat(path)
+	switch {
+	case err == nil && len(newer) == 1:
+		var opened os.FileInfo
+		if opened, err = newer[0].Stat(); err == nil && os.SameFile(opened, now) {
+			return parts, nil
+		}
+	case errors.Is(err, os.ErrNotExist) && len(newer) == 0:
+		// It does not exist, or it is being rotated, which ends with the newer half there.
+		return parts, nil
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return nil, errors.Join(err, parts.Close())
+}
+
+func openIfThere(path string) (multiFile, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return multiFile{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return multiFile{f}, nil
 }
 
 type multiFile []*os.File
@@ -125,17 +198,26 @@ func (m multiFile) Close() error {
 // Tail returns the last lines of the log at path, with what a terminal would act on replaced, for use in an error's text.
 func Tail(path string, lines int) string {
 	const most = 16 << 10 // enough for an error's text
+	b := end(path, most)
+	if missing := most - len(b); missing > 0 {
+		b = append(end(Older(path), missing), b...)
+	}
+	all := bytes.Split(bytes.TrimRight(b, "\r\n"), []byte("\n"))
+	return printable(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
+}
+
+// end is the last bytes of a file, at most so many.
+func end(path string, most int) []byte {
 	f, err := os.Open(path)
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer f.Close()
 	if size, err := f.Seek(0, io.SeekEnd); err == nil {
-		_, _ = f.Seek(max(0, size-most), io.SeekStart)
+		_, _ = f.Seek(max(0, size-int64(most)), io.SeekStart)
 	}
-	b, _ := io.ReadAll(io.LimitReader(f, most))
-	all := bytes.Split(bytes.TrimRight(b, "\r\n"), []byte("\n"))
-	return printable(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
+	b, _ := io.ReadAll(io.LimitReader(f, int64(most)))
+	return b
 }
 
 // printable keeps printable ASCII, tabs and newlines: the bytes are the guest's.

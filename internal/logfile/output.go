@@ -21,10 +21,15 @@ type Output struct {
 	w  io.Writer
 }
 
-// maxLine is the longest content of one entry, in bytes; containerd's CRI cuts at the same length.
-const maxLine = 16 << 10
+const (
+	// maxLine is the longest content of one entry, in bytes; containerd's CRI cuts at the same length.
+	maxLine = 16 << 10
+	// maxWrite bounds one write of whole entries, in bytes: the longest entry, and less than half of the smallest log, so
+	// that a log's rotation never cuts one.
+	maxWrite = maxLine + 128
+)
 
-// NewOutput writes entries to w, each in one Write.
+// NewOutput writes entries to w, each in one Write of at most 16.2 KiB.
 func NewOutput(w io.Writer) *Output { return &Output{w: w} }
 
 // Stream returns the writer of one stream ("stdout", "stderr"). It is not buffered: a part of a line that was written
@@ -50,13 +55,13 @@ func (s *outputStream) Write(p []byte) (int, error) {
 			line = rest[:min(len(rest), maxLine)]
 			rest = rest[len(line):]
 		}
-		entries = fmt.Appendf(entries, "%s %s %s %s\n", now, s.name, tag, line)
-		if len(entries) > 1<<20 {
+		if len(entries)+len(now)+len(s.name)+len(line)+len("   T\n") > maxWrite {
 			if _, err := s.o.w.Write(entries); err != nil {
 				return 0, err
 			}
 			entries = entries[:0]
 		}
+		entries = fmt.Appendf(entries, "%s %s %s %s\n", now, s.name, tag, line)
 	}
 	if _, err := s.o.w.Write(entries); err != nil {
 		return 0, err
