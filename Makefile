@@ -65,7 +65,8 @@ fuzz: ## Run every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
 .PHONY: lint
-lint: ## Run golangci-lint
+lint: ## Run golangci-lint and shellcheck
+	shellcheck -S warning .ci/run $$(find scripts test/kvm -maxdepth 1 -type f)
 	go tool -modfile=tools/go.mod golangci-lint run ./...
 
 .PHONY: generate
