@@ -183,14 +183,13 @@ func environment(files, flags []string) ([]string, error) {
 }
 
 func (a *app) run(ctx context.Context, req monitor.Request) error {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals)
+	signals := monitor.Signals()
+	signal.Ignore(syscall.SIGPIPE) // the container's output is the monitor's
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	started := make(chan struct{})
-	go forwardStart(signals, cancel, started)
+	started := make(chan *monitor.Spawned, 1)
+	go relaySignals(signals, cancel, started)
 	m, err := monitor.Spawn(ctx, req)
-	close(started)
 	if err != nil {
 		code := monitor.ExitFailure
 		if start := new(monitor.StartError); errors.As(err, &start) {
@@ -203,46 +202,39 @@ func (a *app) run(ctx context.Context, req monitor.Request) error {
 		_, err := fmt.Fprintln(a.stdout, req.ID)
 		return err
 	}
+	started <- m
+	if ctx.Err() != nil {
+		m.Interrupt() // the signal came when the start was just over
+	}
 	a.noteEmulation(req)
 	// Exactly one process holds the container's standard files: from here on that is the monitor.
 	if err := dropStdio(); err != nil {
 		return &exitError{err, monitor.ExitFailure}
 	}
-	go func() {
-		for s := range signals {
-			if forwarded(s) {
-				_ = m.Signal(s)
-			}
-		}
-	}()
 	code, killed, err := m.Wait()
 	if killed {
 		a.sweep(req)
+		fmt.Fprintf(a.stderr, "runcvm: container %s: its monitor was killed, and so were its processes\n", req.Name)
 	}
 	a.code = code
 	return err
 }
 
-// forwardStart ends a start that is under way when this process is asked to end.
-func forwardStart(signals <-chan os.Signal, cancel context.CancelFunc, started <-chan struct{}) {
+// relaySignals hands signals to the monitor; before the container runs, one that asks for an end ends the start.
+func relaySignals(signals <-chan os.Signal, cancel context.CancelFunc, started <-chan *monitor.Spawned) {
+	var m *monitor.Spawned
 	for {
 		select {
-		case <-started:
-			return
+		case m = <-started:
 		case s := <-signals:
-			if s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP {
+			switch {
+			case m != nil:
+				_ = m.Signal(s) // fails only when it has ended
+			case s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP:
 				cancel()
 			}
 		}
 	}
-}
-
-func forwarded(s os.Signal) bool {
-	switch s {
-	case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT:
-		return false
-	}
-	return true
 }
 
 // sweep removes what a monitor that was killed could not.

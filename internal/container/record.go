@@ -35,6 +35,8 @@ type Record struct {
 	OOMKilled bool   `json:"oom_killed,omitempty"`
 	// Error says why it ended other than by its process's end.
 	Error string `json:"error,omitempty"`
+	// LogLost is how many bytes of output the log lacks because its disk was full.
+	LogLost int64 `json:"log_lost,omitempty"`
 	// Pid is the monitor's, in the host's pid namespace.
 	Pid    int    `json:"pid,omitempty"`
 	Remove bool   `json:"remove,omitempty"`

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/config"
@@ -25,8 +26,7 @@ import (
 
 // Main runs the monitor of one container and returns its exit code. The process must have been made by Spawn.
 func Main() int {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals)
+	signals := Signals()
 	// A reader of the container's output that is gone is an error of the write, not the end of the monitor.
 	signal.Ignore(syscall.SIGPIPE)
 	statusPipe := os.NewFile(statusFD, "status")
@@ -100,6 +100,8 @@ func newMonitor(request *os.File, signals chan os.Signal) (*monitor, error) {
 	}
 	m.logger = slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: level(m.cfg.LogLevel)}))
 	slog.SetDefault(m.logger)
+	// ttrpc writes what a guest does wrong to standard error, which is the container's.
+	log.L.Logger.SetOutput(m.log)
 	return m, nil
 }
 

@@ -8,11 +8,31 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
+	"slices"
+	"sync"
 	"syscall"
 )
 
 // Command is the hidden verb of runcvm that runs Main.
 const Command = "monitor"
+
+// Signals returns a channel with the signals that are meant for a container: all that can be caught, without those that
+// the kernel and Go's runtime send for reasons of their own.
+func Signals() chan os.Signal {
+	const last = 64 // SIGRTMAX of signal(7)
+	own := []syscall.Signal{
+		syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP, syscall.SIGCONT,
+		syscall.SIGKILL, syscall.SIGSTOP,
+	}
+	signals := make(chan os.Signal, 16)
+	for n := syscall.Signal(1); n <= last; n++ {
+		if !slices.Contains(own, n) {
+			signal.Notify(signals, n)
+		}
+	}
+	return signals
+}
 
 // StartError says that the container could not be run.
 type StartError struct {
@@ -26,7 +46,8 @@ func (e *StartError) Error() string { return e.Message }
 type Spawned struct {
 	cmd *exec.Cmd
 	// lifeline is the writing end of the request's pipe: the monitor of a container that is not detached ends with it.
-	lifeline *os.File
+	lifeline  *os.File
+	interrupt sync.Once
 }
 
 // Spawn runs a monitor in pid and mount namespaces of its own and returns when its container runs. A *StartError says why
@@ -68,7 +89,7 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 
 // handshake sends the request and waits for the status. On failure the monitor is gone when it returns.
 func (s *Spawned) handshake(ctx context.Context, req Request, statusR *os.File) error {
-	stop := context.AfterFunc(ctx, func() { _ = s.cmd.Process.Signal(syscall.SIGTERM) })
+	stop := context.AfterFunc(ctx, s.Interrupt)
 	defer stop()
 	sent := make(chan error, 1)
 	go func() { sent <- json.NewEncoder(s.lifeline).Encode(req) }()
@@ -85,6 +106,11 @@ func (s *Spawned) handshake(ctx context.Context, req Request, statusR *os.File) 
 	_ = s.cmd.Process.Kill()
 	_ = s.cmd.Wait()
 	return &StartError{Message: fmt.Sprintf("the monitor ended without a word (%s)", s.cmd.ProcessState), Code: ExitFailure}
+}
+
+// Interrupt asks the monitor once to end, as the end of Spawn's context does before the container runs.
+func (s *Spawned) Interrupt() {
+	s.interrupt.Do(func() { _ = s.cmd.Process.Signal(syscall.SIGTERM) }) // fails only when it has ended
 }
 
 // Pid is the monitor's process id.

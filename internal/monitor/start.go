@@ -29,7 +29,7 @@ func (m *monitor) start(ctx context.Context) (err error) {
 		if err == nil {
 			return
 		}
-		if c := context.Cause(ctx); c != nil {
+		if c := context.Cause(ctx); c != nil && !errors.Is(err, c) {
 			err = fmt.Errorf("%w: %w", c, err)
 		}
 		err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
@@ -39,8 +39,29 @@ func (m *monitor) start(ctx context.Context) (err error) {
 		return err
 	}
 	undo.AddFunc(m.server.close)
-	defer m.abortOn(cancel)()
-	if err := m.prepare(ctx, &undo); err != nil {
+	if err := m.bringUp(ctx, cancel, &undo); err != nil {
+		return err
+	}
+	m.server.container.Store(m.container)
+	m.update(func(r *container.Record) { r.State, r.Started = string(sandbox.Running), time.Now() })
+	if err := m.files.WriteTimeline(m.timeline.Timeline()); err != nil {
+		m.logger.Error("timeline not written", "error", err)
+	}
+	undo.Release()
+	return nil
+}
+
+// bringUp is the part of a start that ends early when somebody asks for it.
+func (m *monitor) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo *cleanup.Stack) (err error) {
+	stop := m.abortOn(cancel)
+	defer func() {
+		stop()
+		if err == nil {
+			// Who asked for the end when all was done already is not to be overheard.
+			err = context.Cause(ctx)
+		}
+	}()
+	if err := m.prepare(ctx, undo); err != nil {
 		return err
 	}
 	m.update(func(r *container.Record) {
@@ -61,16 +82,7 @@ func (m *monitor) start(ctx context.Context) (err error) {
 		return err
 	}
 	undo.AddFunc(m.output.Close)
-	if err := m.container.Start(ctx, streams); err != nil {
-		return err
-	}
-	m.server.container.Store(m.container)
-	m.update(func(r *container.Record) { r.State, r.Started = string(sandbox.Running), time.Now() })
-	if err := m.files.WriteTimeline(m.timeline.Timeline()); err != nil {
-		m.logger.Error("timeline not written", "error", err)
-	}
-	undo.Release()
-	return nil
+	return m.container.Start(ctx, streams)
 }
 
 // abortOn ends the start on a signal that asks for an end, or when the caller is gone, until the returned function is
@@ -108,7 +120,8 @@ func (m *monitor) streams() (sandbox.Streams, error) {
 	if m.output, err = logfile.Create(m.path(container.OutputLog), m.cfg.LogMaxSize); err != nil {
 		return sandbox.Streams{}, err
 	}
-	log := logfile.NewOutput(m.output)
+	// A log whose disk is full must not end the container's output.
+	log := logfile.NewOutput(m.output.Lossy())
 	s := sandbox.Streams{Stdout: log.Stream("stdout"), Stderr: log.Stream("stderr")}
 	switch {
 	case m.req.Stdin && m.req.Detach:

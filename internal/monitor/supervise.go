@@ -2,8 +2,10 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -11,76 +13,125 @@ import (
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
+const (
+	// stopGrace is how long a container may take to end after its stop signal; Docker's default.
+	stopGrace = 10 * time.Second
+	// killGrace is how long a process may take to end after SIGKILL, then its VMM is killed. The guest's kernel may have
+	// gigabytes of memory to free, under emulation.
+	killGrace = 10 * time.Second
+	// readerGrace is how long the container's output may take to be written, once the VMM is dead, when nobody waits for it.
+	readerGrace = 2 * time.Second
+)
+
 // supervise waits for the container's end, hands signals on meanwhile, and returns the exit code.
 func (m *monitor) supervise(ctx context.Context) int {
-	ended := make(chan struct{})
-	handled := make(chan struct{})
-	go func() {
-		defer close(handled)
-		m.handleEvents(ctx, ended)
-	}()
+	running, ended := context.WithCancel(ctx)
+	defer ended()
+	finished := make(chan struct{})
+	var workers sync.WaitGroup
+	workers.Go(func() { m.forwardAll(running) })
+	workers.Go(func() { m.enforce(ctx, running.Done(), finished) })
 	exit, err := m.container.Wait(ctx)
 	if err != nil {
 		exit = sandbox.Exit{Code: ExitFailure, Err: err}
 	}
-	close(ended)
-	<-handled
-	return m.finish(ctx, exit)
+	ended()
+	code := m.finish(ctx, exit)
+	close(finished)
+	workers.Wait()
+	return code
 }
 
-// stopGrace is how long a container may take to end after its stop signal; Docker's default.
-const stopGrace = 10 * time.Second
-
-// handleEvents acts on what comes from outside until the container has ended.
-func (m *monitor) handleEvents(ctx context.Context, ended <-chan struct{}) {
-	var timeout <-chan time.Time
-	if m.req.Timeout > 0 {
-		timeout = time.After(m.req.Timeout)
-	}
-	callerGone, killAsked := m.callerGone, m.server.killAsked
-	var grace <-chan time.Time
+// forwardAll hands signals to the container's process until it has ended. It does nothing else: a guest that does not
+// answer holds it up for the deadline of each signal.
+func (m *monitor) forwardAll(running context.Context) {
 	for {
 		select {
 		case s := <-m.signals:
-			m.forward(ctx, s)
-		case <-timeout:
-			m.logger.Info("the container has run for as long as it may", "timeout", m.req.Timeout)
-			m.kill(ctx)
-		case <-callerGone:
-			m.logger.Info("the caller has ended, so the container is stopped", "signal", m.prep.spec.StopSignal.String())
-			callerGone = nil
-			m.forward(ctx, m.prep.spec.StopSignal)
-			grace = time.After(stopGrace)
-		case <-grace:
-			m.logger.Info("the container has not stopped in time, so it is killed", "grace", stopGrace)
-			m.kill(ctx)
-		case <-killAsked:
-			killAsked = nil
-			m.kill(ctx)
-		case <-ended:
+			if err := m.forward(running, s); err != nil && running.Err() == nil {
+				m.logger.Warn("signal not delivered", "signal", s.String(), "error", err)
+			}
+		case <-running.Done():
 			return
 		}
 	}
 }
 
-// forward hands a signal to the container's process. Those that the monitor's own runtime and children cause are not the
-// container's.
-func (m *monitor) forward(ctx context.Context, s os.Signal) {
+func (m *monitor) forward(ctx context.Context, s os.Signal) error {
 	n, ok := s.(syscall.Signal)
-	if !ok || n == syscall.SIGCHLD || n == syscall.SIGURG || n == syscall.SIGPIPE {
-		return
+	if !ok {
+		return fmt.Errorf("%s is no signal of this system", s)
 	}
-	if err := m.container.Signal(ctx, int(n)); err != nil {
-		m.logger.Warn("signal not delivered", "signal", s.String(), "error", err)
+	return m.container.Signal(ctx, int(n))
+}
+
+// enforce brings the container to its end where it is asked for, by ever stronger means: the stop signal, SIGKILL, the end
+// of the VMM, and giving up the output that nobody reads. It ends when the monitor's work is finished: until then, whoever
+// asks for the end is heard.
+func (m *monitor) enforce(ctx context.Context, ended, finished <-chan struct{}) {
+	var timeout, grace, obey, reader <-chan time.Time
+	if m.req.Timeout > 0 {
+		timeout = time.After(m.req.Timeout)
+	}
+	callerGone, killAsked := m.callerGone, m.server.killAsked
+	// unread says that nobody waits for the output any more.
+	unread := false
+	kill := func() {
+		timeout, grace = nil, nil
+		if m.kill(ctx) {
+			obey = time.After(killGrace)
+		} else {
+			reader = time.After(readerGrace)
+		}
+	}
+	for {
+		select {
+		case <-timeout:
+			m.logger.Info("the container has run for as long as it may", "timeout", m.req.Timeout)
+			kill()
+		case <-callerGone:
+			m.logger.Info("the caller has ended, so the container is stopped", "signal", m.prep.spec.StopSignal.String())
+			callerGone, unread = nil, true
+			if err := m.forward(ctx, m.prep.spec.StopSignal); err != nil {
+				m.logger.Warn("the guest did not take the stop signal", "error", err)
+				kill()
+			} else {
+				grace = time.After(stopGrace)
+			}
+		case <-grace:
+			m.logger.Info("the container has not stopped in time, so it is killed", "grace", stopGrace)
+			kill()
+		case <-killAsked:
+			killAsked, unread = nil, true
+			kill()
+		case <-obey:
+			m.logger.Warn("the container has not ended by SIGKILL, so its VMM is killed", "grace", killGrace)
+			m.prep.sandbox.Kill()
+			reader = time.After(readerGrace)
+		case <-reader:
+			if unread {
+				m.container.Abandon()
+			}
+		case <-ended:
+			// From here on the container's end is only written down.
+			ended, timeout, callerGone, grace, obey = nil, nil, nil, nil, nil
+		case <-finished:
+			return
+		}
 	}
 }
 
-// kill ends the container's process, and the VMM where the guest does not answer or does not obey.
-func (m *monitor) kill(ctx context.Context) {
-	if err := m.container.Signal(ctx, int(syscall.SIGKILL)); err != nil {
-		m.logger.Warn("the guest did not take SIGKILL, so the VMM is killed", "error", err)
-		m.prep.sandbox.Kill()
+// kill ends the container's process. Where the guest does not take the signal it kills the VMM, and returns false.
+func (m *monitor) kill(ctx context.Context) bool {
+	err := m.container.Signal(ctx, int(syscall.SIGKILL))
+	if err == nil {
+		return true
 	}
+	if !errors.Is(err, sandbox.ErrTransition) {
+		m.logger.Warn("the guest did not take SIGKILL, so the VMM is killed", "error", err)
+	}
+	m.prep.sandbox.Kill()
+	return false
 }
 
 // finish ends the sandbox, writes the container's end and gives everything up.
@@ -90,25 +141,34 @@ func (m *monitor) finish(ctx context.Context, exit sandbox.Exit) int {
 	} else if err := m.prep.sandbox.Shutdown(ctx); err != nil && exit.Err == nil {
 		m.logger.Warn("the guest did not shut down in order; its disk is checked at the next start", "error", err)
 	}
+	lost, why := m.output.Lost()
 	m.update(func(r *container.Record) {
 		r.State, r.ExitCode, r.OOMKilled = string(sandbox.Stopped), exit.Code, exit.OOMKilled
-		r.Finished, r.Pid = time.Now(), 0
+		r.Finished, r.LogLost = time.Now(), lost
 		if exit.Err != nil {
 			r.Error = exit.Err.Error()
 		}
 	})
 	if exit.Err != nil {
-		m.logger.Error("the container ended otherwise than by its process", "error", exit.Err)
-		if !m.req.Detach {
-			fmt.Fprintf(os.Stderr, "runcvm: container %s: %v\n", m.req.Name, exit.Err)
-		}
+		m.tell("the container did not end by its process alone", exit.Err)
+	}
+	if lost > 0 {
+		m.tell("the log is incomplete", fmt.Errorf("%d bytes of output are not in its log: %w", lost, why))
 	}
 	for _, err := range []error{
 		m.server.close(), m.output.Close(), m.prep.disk.Close(), m.files.Close(m.req.Name, m.req.Remove),
 	} {
 		if err != nil {
-			m.logger.Error("left over", "error", err)
+			m.tell("something is left over", err)
 		}
 	}
 	return exit.Code
+}
+
+// tell logs an error, and says it to the caller who is there.
+func (m *monitor) tell(what string, err error) {
+	m.logger.Error(what, "error", err)
+	if !m.req.Detach {
+		fmt.Fprintf(os.Stderr, "runcvm: container %s: %v\n", m.req.Name, err)
+	}
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
 )
@@ -20,7 +18,10 @@ type Container struct {
 	mu    sync.Mutex
 	state State
 
-	output sync.WaitGroup // the copies of stdout and stderr
+	output    outputs
+	ended     chan struct{} // closed when the process has ended, or nothing more can come
+	abandoned chan struct{}
+	abandon   sync.Once
 }
 
 // Streams are the ends of a process's standard files on the host. A nil one is /dev/null in the guest.
@@ -46,21 +47,21 @@ type ExecError struct {
 func (e *ExecError) Error() string { return e.Message }
 
 const (
-	// maxGuestText bounds a text from the guest in an error, in bytes.
-	maxGuestText = 4 << 10
 	// exitVMMKilled is the exit code of a container whose VMM is gone: 128 + SIGKILL.
 	exitVMMKilled = 137
+	// exitLie is the exit code of a container whose agent names one that there is not, as of one that could not be run.
+	exitLie = 125
 )
 
 // Create mounts the container's disks in the guest. The disks are those of Boot, named by their file systems' UUIDs.
 func (s *Sandbox) Create(ctx context.Context, id, imageUUID, rootfsUUID string) (*Container, error) {
 	defer s.cfg.Timeline.Phase("mounts")()
-	c := &Container{s: s, id: id, state: Creating}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	c := &Container{s: s, id: id, state: Creating, ended: make(chan struct{}), abandoned: make(chan struct{})}
+	ctx, cancel := s.within(ctx, "mounted the disks")
 	defer cancel()
 	_, err := s.agent.Create(ctx, &guestapi.CreateRequest{ContainerId: id, ImageUuid: imageUUID, RootfsUuid: rootfsUUID})
 	if err != nil {
-		return nil, s.evidence(fmt.Errorf("create the container in the guest: %w", err))
+		return nil, s.evidence(fmt.Errorf("create the container in the guest: %w", s.bootError(ctx, err)))
 	}
 	return c, c.transition(Created)
 }
@@ -88,18 +89,30 @@ func (c *Container) Start(ctx context.Context, streams Streams) error {
 		return fmt.Errorf("start: the container is %s: %w", state, ErrTransition)
 	}
 	defer c.s.cfg.Timeline.Phase("process")()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := c.s.within(ctx, "run the process")
 	defer cancel()
-	opened := make(chan error, 1)
-	go func() { opened <- c.open(ctx, streams) }()
+	// The first failure, of the streams or of the process, is the cause of all others.
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		if err := c.open(ctx, streams); err != nil {
+			fail(c.s.bootError(ctx, err))
+		}
+	}()
 	answer, err := c.s.agent.Start(ctx, &guestapi.StartRequest{
 		ContainerId: c.id, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil,
 	})
-	if err := errors.Join(err, <-opened); err != nil {
+	if err != nil {
+		fail(c.s.bootError(ctx, err))
+	}
+	<-opened
+	if err := context.Cause(ctx); err != nil {
 		return c.s.evidence(fmt.Errorf("start the container's process: %w", err))
 	}
 	if text := answer.GetError(); text != "" {
-		return &ExecError{Code: execCode(answer.GetErrorCode()), Message: clean(text)}
+		return &ExecError{Code: execCode(answer.GetErrorCode()), Message: clean(text, maxGuestText)}
 	}
 	return c.transition(Running)
 }
@@ -111,107 +124,44 @@ func execCode(code uint32) int {
 	return 125
 }
 
-// clean bounds a text of the guest and takes out what a terminal would act on.
-func clean(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, text[:min(len(text), maxGuestText)])
-}
-
-// open connects all streams at once and begins to copy.
-func (c *Container) open(ctx context.Context, streams Streams) error {
-	var group sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
-	connect := func(s guestapi.Stream, copyStream func(io.ReadWriteCloser)) {
-		group.Go(func() {
-			conn, err := c.s.dial(ctx, guestapi.PortStream)
-			if err == nil {
-				if err = guestapi.OpenStream(conn, c.id, s); err != nil {
-					conn.Close()
-				}
-			}
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-				return
-			}
-			copyStream(conn)
-		})
-	}
-	if streams.Stdin != nil {
-		connect(guestapi.Stdin, func(conn io.ReadWriteCloser) {
-			go func() {
-				defer conn.Close()
-				c.logStream(guestapi.Stdin, guestapi.Send(conn, streams.Stdin))
-			}()
-		})
-	}
-	for s, w := range map[guestapi.Stream]io.Writer{guestapi.Stdout: streams.Stdout, guestapi.Stderr: streams.Stderr} {
-		if w == nil {
-			continue
-		}
-		connect(s, func(conn io.ReadWriteCloser) {
-			c.output.Go(func() {
-				defer conn.Close()
-				c.logStream(s, guestapi.Receive(conn, w))
-			})
-		})
-	}
-	group.Wait()
-	return errors.Join(errs...)
-}
-
-func (c *Container) logStream(s guestapi.Stream, err error) {
-	if err != nil {
-		c.s.cfg.Log.Debug("stream ended early", "stream", s.String(), "error", err)
-	}
-}
-
 // Wait returns when the process has ended and its output has been written to the last byte. A VMM or an agent that is
-// gone is an exit as well. It returns an error only when ctx ends first.
+// gone is an exit as well, and so is Abandon. It returns an error only when ctx ends first. It is called once.
 func (c *Container) Wait(ctx context.Context) (Exit, error) {
 	answer, err := c.s.agent.Wait(ctx, &guestapi.WaitRequest{ContainerId: c.id})
 	if ctx.Err() != nil {
 		return Exit{}, ctx.Err()
 	}
 	exit := Exit{Code: int(answer.GetExitCode() & 0xff), OOMKilled: answer.GetOomKilled()}
+	if code := answer.GetExitCode(); code > 255 {
+		exit = Exit{Code: exitLie, Err: c.s.evidence(fmt.Errorf("the guest's agent tells an exit code that there is not, %d", code))}
+	}
 	if err != nil {
 		exit = Exit{Code: exitVMMKilled, Err: c.s.evidence(c.lost(err))}
 		c.s.vmm.Kill() // a guest without its agent is of no use, and would keep the streams open
 	}
-	drained := make(chan struct{})
-	go func() {
-		c.output.Wait()
-		close(drained)
-	}()
+	close(c.ended)
 	select {
-	case <-drained:
+	case <-c.output.drained():
+	case <-c.abandoned:
+		exit.Err = errors.Join(exit.Err, errors.New("the output's reader did not take all of it in time"))
 	case <-ctx.Done():
 		return Exit{}, ctx.Err()
+	}
+	if exit.Err == nil {
+		exit.Err = c.output.err()
 	}
 	return exit, c.transition(Stopped)
 }
 
+// Abandon lets Wait return although nobody takes the output. The VMM must have been killed, or the process have ended.
+func (c *Container) Abandon() { c.abandon.Do(func() { close(c.abandoned) }) }
+
 // lost says what became of the guest when a call to it failed.
 func (c *Container) lost(err error) error {
-	select {
-	case <-c.s.vmm.Done():
-	case <-time.After(time.Second): // the connection ends a moment before the process does
+	if !refused(err) && c.s.endsSoon() {
+		return c.s.exitReason()
 	}
-	select {
-	case <-c.s.vmm.Done():
-		if c.s.vmm.Err() != nil {
-			return fmt.Errorf("the VMM ended: %w", c.s.vmm.Err())
-		}
-		return errors.New("the guest ended by itself")
-	default:
-		return fmt.Errorf("the guest's agent is gone: %w", err)
-	}
+	return fmt.Errorf("the guest's agent is gone: %w", err)
 }
 
 // Signal sends a signal to the container's process. An agent that does not answer is an error within the deadline of a call.
@@ -227,6 +177,3 @@ func (c *Container) Signal(ctx context.Context, signal int) error {
 	}
 	return nil
 }
-
-// signalTimeout bounds the delivery of a signal: who sends SIGKILL wants to see an end soon.
-const signalTimeout = 5 * time.Second

@@ -10,7 +10,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -34,10 +33,12 @@ type Config struct {
 	// ConsoleLog and VMMLog are the paths of the two logs.
 	ConsoleLog, VMMLog string
 
-	KernelArgs  string // added to the command line
-	MemoryMiB   int64
-	VCPUs       int
-	BootTimeout time.Duration // from InstanceStart until the agent answers
+	KernelArgs string // added to the command line
+	MemoryMiB  int64
+	VCPUs      int
+	// BootTimeout bounds the time from InstanceStart until the agent has answered, and then each step of the start that
+	// waits for the agent: the mounts, the process.
+	BootTimeout time.Duration
 
 	Hostname string
 	LogLevel string // of the agent
@@ -53,8 +54,6 @@ const (
 	guestCID = 3
 	// entropyBytes seeds the guest's random number generator: twice what its pool takes in.
 	entropyBytes = 64
-	// callTimeout bounds a call of the agent that has nothing to wait for.
-	callTimeout = 20 * time.Second
 	// shutdownTimeout bounds the guest's orderly end, mostly the write-back of its page cache.
 	shutdownTimeout = 20 * time.Second
 	// evidenceLines is how much of each log an error carries.
@@ -89,7 +88,7 @@ func Launch(ctx context.Context, cfg Config) (*Sandbox, error) {
 		return nil, errors.Join(err, s.console.Close())
 	}
 	s.vmm, err = firecracker.Start(ctx, firecracker.Options{
-		Path: cfg.VMM, ID: vmID(cfg.ID), Dir: cfg.Dir, Console: s.console, Log: s.vmmLog,
+		Path: cfg.VMM, ID: vmID(cfg.ID), Dir: cfg.Dir, Console: s.console.Lossy(), Log: s.vmmLog.Lossy(),
 	})
 	if err != nil {
 		return nil, errors.Join(s.evidence(err), s.console.Close(), s.vmmLog.Close())
@@ -115,8 +114,8 @@ func vmID(id string) string {
 // VMMVersion is what the VMM says of its API's version.
 func (s *Sandbox) VMMVersion() string { return s.version.Firecracker }
 
-// KernelRelease is the guest's uname -r; empty before Boot. It comes from the guest.
-func (s *Sandbox) KernelRelease() string { return s.guest.GetKernelRelease() }
+// KernelRelease is the guest's uname -r, printable and of at most 64 bytes; empty before Boot. It comes from the guest.
+func (s *Sandbox) KernelRelease() string { return clean(s.guest.GetKernelRelease(), maxRelease) }
 
 // Drive is a disk to attach.
 type Drive struct {
@@ -175,38 +174,45 @@ func (s *Sandbox) configure(ctx context.Context, files BootFiles) error {
 
 // boot starts the guest and greets its agent. It ends early when the VMM does.
 func (s *Sandbox) boot(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.BootTimeout,
-		fmt.Errorf("the guest's agent has not answered within %s", s.cfg.BootTimeout))
+	ctx, cancel := s.within(ctx, "answered")
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	defer s.onExit(func() { fail(errors.New("the VMM ended during the boot")) })()
+	defer s.onExit(func() { fail(s.exitReason()) })()
 
 	s.cfg.Timeline.Add("instance-start", s.cfg.Timeline.Now(), s.cfg.Timeline.Now())
 	if err := s.vmm.InstanceStart(ctx); err != nil {
-		return err
+		return s.bootError(ctx, err)
 	}
 	kernel := s.cfg.Timeline.Phase("kernel")
 	conn, err := firecracker.DialRetry(ctx, s.cfg.Vsock, guestapi.PortAgent)
 	kernel()
 	if err != nil {
-		return cause(ctx, err)
+		return s.bootError(ctx, err)
 	}
 	defer s.cfg.Timeline.Phase("agent")()
-	s.rpc = ttrpc.NewClient(conn)
-	s.agent = guestapi.NewAgentClient(s.rpc)
+	s.rpc, s.agent = newAgent(conn)
 	seed := make([]byte, entropyBytes)
 	rand.Read(seed)
 	s.guest, err = s.agent.Setup(ctx, &guestapi.SetupRequest{
 		UnixNanos: time.Now().UnixNano(), Entropy: seed, Hostname: s.cfg.Hostname, LogLevel: s.cfg.LogLevel,
 	})
 	if err != nil {
-		return cause(ctx, fmt.Errorf("set the guest up: %w", err))
+		return s.bootError(ctx, fmt.Errorf("set the guest up: %w", err))
 	}
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.keepers.Go(func() { s.keepClock(keep) })
 	return nil
+}
+
+// bootError gives the reason behind an error of the boot: the deadline, or the VMM's end, which tears connections a moment
+// before it is known.
+func (s *Sandbox) bootError(ctx context.Context, err error) error {
+	if ctx.Err() == nil && !refused(err) && s.endsSoon() {
+		return fmt.Errorf("%w (%w)", s.exitReason(), err)
+	}
+	return cause(ctx, err)
 }
 
 // cause prefers the reason why ctx ended over the error that the end led to.
@@ -215,6 +221,29 @@ func cause(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (%v)", c, err)
 	}
 	return err
+}
+
+// endGrace is how long the end of a VMM may take to be seen once its connections have ended.
+const endGrace = time.Second
+
+// endsSoon waits a moment for the VMM's end, and says whether it has come.
+func (s *Sandbox) endsSoon() bool {
+	t := time.NewTimer(endGrace)
+	defer t.Stop()
+	select {
+	case <-s.vmm.Done():
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// exitReason says how the VMM ended, which it must have.
+func (s *Sandbox) exitReason() error {
+	if err := s.vmm.Err(); err != nil {
+		return fmt.Errorf("the VMM ended: %w", err)
+	}
+	return errors.New("the guest ended by itself")
 }
 
 // onExit calls f when the VMM ends, until the returned function is called.
@@ -311,9 +340,3 @@ func (s *Sandbox) commandLine() string {
 // serial port; no search for a mouse and a keyboard on the controller; the CPU's random numbers trusted, so that nothing
 // waits for entropy.
 const defaultKernelArgs = "console=ttyS0 reboot=k panic=-1 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd random.trust_cpu=on"
-
-func (s *Sandbox) dial(ctx context.Context, port uint32) (io.ReadWriteCloser, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	return firecracker.DialRetry(ctx, s.cfg.Vsock, port)
-}
