@@ -53,10 +53,9 @@ func putBootSource(b *BootSource) step {
 					"invalid permissions. %s", rustError(err))
 			}
 		}
-		if b.BootArgs != nil {
-			if msg := checkCmdline(*b.BootArgs); msg != "" {
-				return nil, faultf("Boot source error: The kernel command line is invalid: %s", msg)
-			}
+		// One byte of the room is for the final zero.
+		if b.BootArgs != nil && len(*b.BootArgs)+1 > maxCmdline {
+			return nil, faultf("Boot source error: The kernel command line is invalid: Invalid cmdline capacity provided.")
 		}
 		v.config.boot = b
 		return nil, nil
@@ -65,16 +64,6 @@ func putBootSource(b *BootSource) step {
 
 // maxCmdline is Firecracker's CMDLINE_MAX_SIZE on x86_64, its final zero byte included.
 const maxCmdline = 2048
-
-func checkCmdline(s string) string {
-	switch {
-	case len(s)+1 > maxCmdline:
-		return "Command line string has insufficient capacity."
-	case strings.ContainsFunc(s, func(r rune) bool { return (r < ' ' && r != '\n' && r != '\t') || r > '~' }):
-		return "String contains a non-printable ASCII character."
-	}
-	return ""
-}
 
 func readable(path string) error {
 	f, err := os.Open(path)

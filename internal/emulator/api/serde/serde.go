@@ -179,14 +179,14 @@ func (n number) String() string {
 	return "integer `" + s + "`"
 }
 
-// formatFloat prints as Rust's ryu does: plain within 1e-5..1e16, else scientific without a plus sign.
+// formatFloat prints as serde_json does: plain within 1e-5..1e16, else scientific.
 func formatFloat(f float64) string {
 	abs := max(f, -f)
 	if abs != 0 && (abs < 1e-5 || abs >= 1e16) {
 		s := strconv.FormatFloat(f, 'e', -1, 64)
-		mantissa, exp, _ := strings.Cut(s, "e")
-		n, _ := strconv.Atoi(exp)
-		return mantissa + "e" + strconv.Itoa(n)
+		mantissa, exponent, _ := strings.Cut(s, "e")
+		sign, digits := exponent[:1], strings.TrimLeft(exponent[1:], "0")
+		return mantissa + "e" + sign + digits
 	}
 	s := strconv.FormatFloat(f, 'f', -1, 64)
 	if !strings.Contains(s, ".") {

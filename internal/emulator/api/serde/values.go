@@ -84,30 +84,68 @@ func Unsigned[T ~uint8 | ~uint16 | ~uint32 | ~uint64](p *T, rustType string) Val
 	}
 }
 
-// Variant expects one of the named variants of a Rust enum.
+// Variant expects one of the named variants of a Rust enum, as a string or as {"variant": null}.
 func Variant(p *string, variants ...string) Value {
 	return func(d *decoder) *Error {
 		c, err := d.value()
 		if err != nil {
 			return err
 		}
-		if c != '"' {
-			// serde_json also reads {"variant": null}; nothing that Firecracker documents uses that form.
-			if c == '{' {
-				return d.wrongType("string only")
-			}
-			return d.peekError("expected value")
+		switch c {
+		case '"':
+			return d.variant(p, variants)
+		case '{':
+			return d.variantObject(p, variants)
 		}
-		s, err := d.str()
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(variants, s) {
-			return d.errorHere("unknown variant `" + s + "`, expected " + oneOf(variants))
-		}
-		*p = s
-		return nil
+		return d.peekError("expected value")
 	}
+}
+
+func (d *decoder) variant(p *string, variants []string) *Error {
+	s, err := d.str()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(variants, s) {
+		return d.errorHere("unknown variant `" + s + "`, expected " + oneOf(variants))
+	}
+	*p = s
+	return nil
+}
+
+func (d *decoder) variantObject(p *string, variants []string) *Error {
+	d.i++
+	c, err := d.value()
+	if err != nil {
+		return err
+	}
+	if c != '"' {
+		return d.wrongType("variant identifier")
+	}
+	if err := d.variant(p, variants); err != nil {
+		return err
+	}
+	if err := d.colon(); err != nil {
+		return err
+	}
+	if c, err = d.value(); err != nil {
+		return err
+	}
+	if c != 'n' {
+		return d.wrongType("unit")
+	}
+	d.i++
+	if err := d.ident("ull"); err != nil {
+		return err
+	}
+	switch c, ok := d.space(); {
+	case !ok:
+		return d.errorHere("EOF while parsing an object")
+	case c != '}':
+		return d.errorHere("expected value")
+	}
+	d.i++
+	return nil
 }
 
 // Option expects null, which leaves *p nil, or what inner expects.

@@ -1,0 +1,95 @@
+package vmm
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Step is one request.
+type Step struct {
+	Method, Path string
+	// Body is sent with its length when it is not empty. {{dir}} is the case's directory.
+	Body string
+	// Raw is sent as it stands in place of a request made of the fields above.
+	Raw string
+}
+
+// Case is a sequence of requests to a fresh VMM.
+type Case struct {
+	Name string
+	// Boots says that the case starts a guest, which a real Firecracker does only with KVM.
+	Boots bool
+	Steps []Step
+}
+
+// Answer is what came back, with the case's directory written as {{dir}}.
+type Answer struct {
+	Request    string          `json:"request"`
+	Status     int             `json:"status"`
+	Deprecated bool            `json:"deprecated,omitempty"`
+	Body       json.RawMessage `json:"body,omitempty"` // as JSON, or a JSON string of what is not JSON
+}
+
+// Recording is all that one version answered.
+type Recording struct {
+	Version string              `json:"version"`
+	Cases   map[string][]Answer `json:"cases"`
+}
+
+// Difference is an answer in which firecracker-qemu rightly departs from Firecracker.
+type Difference struct {
+	Case       string          `json:"case"`
+	Step       int             `json:"step"` // counted from 0
+	Reason     string          `json:"reason"`
+	Status     int             `json:"status"`
+	Deprecated bool            `json:"deprecated,omitempty"`
+	Body       json.RawMessage `json:"body,omitempty"`
+}
+
+func (s Step) describe() string {
+	if s.Raw != "" {
+		const enough = 120
+		return "raw " + s.Raw[:min(len(s.Raw), enough)]
+	}
+	body := s.Body
+	if !utf8.ValidString(body) {
+		body = strconv.QuoteToASCII(body) // JSON holds no other bytes
+	}
+	const longest = 300
+	if len(body) > longest {
+		body = fmt.Sprintf("%s... (%d bytes)", body[:longest/3], len(body))
+	}
+	return strings.TrimSpace(s.Method + " " + s.Path + " " + body)
+}
+
+// request is what goes over the socket.
+func (s Step) request(dir string) []byte {
+	expand := func(t string) string { return strings.ReplaceAll(t, "{{dir}}", dir) }
+	if s.Raw != "" {
+		return []byte(expand(s.Raw))
+	}
+	body := expand(s.Body)
+	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n", s.Method, s.Path)
+	if body != "" {
+		head += fmt.Sprintf("Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
+	}
+	return []byte(head + "\r\n" + body)
+}
+
+// normalise makes a body comparable: JSON without insignificant white space, and the case's directory by name.
+func normalise(body []byte, dir string) (json.RawMessage, error) {
+	body = bytes.ReplaceAll(body, []byte(dir), []byte("{{dir}}"))
+	if len(body) == 0 {
+		return nil, nil
+	}
+	var out bytes.Buffer
+	if json.Compact(&out, body) == nil {
+		return out.Bytes(), nil
+	}
+	text, err := json.Marshal(string(body))
+	return text, err
+}

@@ -1,0 +1,159 @@
+package vmm
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+var (
+	vmmFlag = flag.String("vmm", os.Getenv("RUNCVM_VMM"), "the VMM to test; empty builds firecracker-qemu")
+	record  = flag.Bool("record", os.Getenv("RUNCVM_TEST_RECORD") != "", "write what -vmm answers as the recording of its version")
+	noBoot  = flag.Bool("no-boot", false, "with -record: keep the recordings of cases that boot a guest")
+)
+
+// binary is the VMM under test, and whether it is the one of this repository.
+func binary(t *testing.T) (path string, ours bool) {
+	t.Helper()
+	if *vmmFlag != "" {
+		return *vmmFlag, bytes.Contains(versionText(t, *vmmFlag), []byte("firecracker-qemu"))
+	}
+	path = filepath.Join(t.TempDir(), "firecracker-qemu")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/runcvm/runcvm/cmd/firecracker-qemu")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build firecracker-qemu: %v\n%s", err, out)
+	}
+	return path, true
+}
+
+func versionText(t *testing.T, path string) []byte {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), path, "--version").Output()
+	if err != nil {
+		t.Fatalf("%s --version: %v", path, err)
+	}
+	return out
+}
+
+func recordingPath(version string) string { return filepath.Join("testdata", "v"+version+".json") }
+
+func readJSON(t *testing.T, path string, into any) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+func TestGolden(t *testing.T) {
+	vmm, ours := binary(t)
+	version, err := Version(t.Context(), vmm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *record {
+		recordGolden(t, vmm, version)
+		return
+	}
+	var golden Recording
+	readJSON(t, recordingPath(version), &golden)
+	var differences []Difference
+	if ours {
+		readJSON(t, filepath.Join("testdata", "differences.json"), &differences)
+	}
+	want := expected(t, golden, differences)
+	for _, c := range Cases() {
+		t.Run(c.Name, func(t *testing.T) {
+			answers, err := Run(t.Context(), vmm, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, answers, want[c.Name])
+		})
+	}
+}
+
+// expected is the recording with the differences in place; a difference that is none is an error.
+func expected(t *testing.T, golden Recording, differences []Difference) map[string][]Answer {
+	t.Helper()
+	for _, d := range differences {
+		answers := golden.Cases[d.Case]
+		if d.Step >= len(answers) {
+			t.Errorf("differences.json: %q has no step %d", d.Case, d.Step)
+			continue
+		}
+		a := &answers[d.Step]
+		if d.Reason == "" || a.Status == d.Status && sameBody(a.Body, d.Body) {
+			t.Errorf("differences.json: %q step %d has no reason, or is what Firecracker answers", d.Case, d.Step)
+		}
+		a.Status, a.Deprecated, a.Body = d.Status, d.Deprecated, d.Body
+	}
+	return golden.Cases
+}
+
+func sameBody(a, b json.RawMessage) bool {
+	var ca, cb bytes.Buffer
+	if len(a) == 0 || len(b) == 0 {
+		return len(a) == len(b)
+	}
+	return json.Compact(&ca, a) == nil && json.Compact(&cb, b) == nil && bytes.Equal(ca.Bytes(), cb.Bytes())
+}
+
+func compare(t *testing.T, got, want []Answer) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d steps, %d recorded: record again", len(got), len(want))
+	}
+	for k, g := range got {
+		w := want[k]
+		switch {
+		case g.Request != w.Request:
+			t.Fatalf("step %d is %s, recorded was %s: record again", k, g.Request, w.Request)
+		case g.Status != w.Status || g.Deprecated != w.Deprecated || !sameBody(g.Body, w.Body):
+			t.Errorf("step %d: %s\n got %d %v %s\nwant %d %v %s", k, g.Request, g.Status, g.Deprecated, g.Body, w.Status, w.Deprecated, w.Body)
+		}
+	}
+}
+
+func recordGolden(t *testing.T, vmm, version string) {
+	old := Recording{Cases: map[string][]Answer{}}
+	if _, err := os.Stat(recordingPath(version)); err == nil {
+		readJSON(t, recordingPath(version), &old)
+	}
+	fresh := Recording{Version: version, Cases: map[string][]Answer{}}
+	for _, c := range Cases() {
+		if c.Boots && *noBoot {
+			if kept, ok := old.Cases[c.Name]; ok {
+				fresh.Cases[c.Name] = kept
+			}
+			continue
+		}
+		answers, err := Run(t.Context(), vmm, c)
+		if err != nil {
+			t.Fatalf("%s: %v", c.Name, err)
+		}
+		fresh.Cases[c.Name] = answers
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", " ")
+	if err := enc.Encode(fresh); err != nil {
+		t.Fatal(err)
+	}
+	path := recordingPath(version)
+	if dir := os.Getenv("RUNCVM_ARTIFACTS"); dir != "" {
+		path = filepath.Join(dir, filepath.Base(path))
+	}
+	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("recorded %d cases in %s", len(fresh.Cases), path)
+}
