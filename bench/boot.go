@@ -1,0 +1,42 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// bootRow runs "true" in a container, once by runcvm and once by the least that a guest can do, in turn.
+func bootRow(ctx context.Context, b *bench) ([]Result, error) {
+	base, err := newBaseline(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	ours := func() (time.Duration, error) {
+		cmd := b.command(ctx, "run", "--rm", imageName, "true")
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		start := time.Now()
+		err := cmd.Run()
+		took := time.Since(start)
+		if err == nil && out.Len() > 0 {
+			err = errors.New("not silent")
+		}
+		if err != nil {
+			return 0, fmt.Errorf("runcvm run: %w: %.4000s", err, out.String())
+		}
+		return took, nil
+	}
+	a, c, err := pairs(b.pairs, ours, func() (time.Duration, error) { return base.run(ctx) })
+	if err != nil {
+		return nil, err
+	}
+	return []Result{{
+		Name: "run-true-ratio",
+		What: "runcvm run --rm IMAGE true, image cached, from exec to exit / the same VMM, kernel, devices and disks with a static C init " +
+			"that loads the same modules, mounts, runs crun once and reboots; the baseline's disk is made before its clock starts",
+		Unit: "ratio", Goal: goal(1.2), Samples: ratios(a, c), Raw: map[string][]float64{"runcvm_s": a, "baseline_s": c},
+	}}, nil
+}
