@@ -7,12 +7,14 @@ package tree
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -157,13 +159,17 @@ type layerReader struct {
 	warned map[string]bool
 }
 
-// warn logs something that has no place in the disk, once for a layer and kind.
+// warn logs something that has no place in the disk, once for a kind, a few kinds for a layer, and only when it is checked.
 func (l *layerReader) warn(kind, path string) {
-	if l.warned[kind] {
+	if l.warned[kind] || l.w != nil {
 		return
 	}
+	const most = 20
 	if l.warned == nil {
 		l.warned = map[string]bool{}
+	}
+	if len(l.warned) == most {
+		return
 	}
 	l.warned[kind] = true
 	slog.WarnContext(l.ctx, "Left out of the image disk", "what", kind, "first", path)
@@ -305,14 +311,26 @@ func (l *layerReader) inode(h *tar.Header) (*erofs.Inode, error) {
 	return n, nil
 }
 
-// xattrs returns the extended attributes, which tar programs keep in PAX records of this prefix.
+// xattrPrefix is that of the PAX records in which tar programs keep extended attributes.
+const xattrPrefix = "SCHILY.xattr."
+
+// xattrName undoes how GNU tar writes what a keyword can't hold, and what that is written with.
+var xattrName = strings.NewReplacer("%3D", "=", "%25", "%")
+
+// xattrs returns the extended attributes.
 func (l *layerReader) xattrs(h *tar.Header) []erofs.Xattr {
 	var list []erofs.Xattr
 	for key, value := range h.PAXRecords {
-		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
+		if kind, ok := strings.CutPrefix(key, "SCHILY.acl."); ok {
+			// Names of users in a text mean nothing here; GNU tar keeps the binary form beside it by --xattrs.
+			if _, ok := h.PAXRecords[xattrPrefix+"system.posix_acl_"+kind]; !ok {
+				l.warn("ACL in text form", h.Name)
+			}
+			continue
+		}
+		name, ok := strings.CutPrefix(key, xattrPrefix)
+		name = xattrName.Replace(name)
 		switch {
-		case strings.HasPrefix(key, "SCHILY.acl."):
-			l.warn("ACL in text form", h.Name)
 		case !ok:
 		case strings.HasPrefix(name, "trusted.overlay."):
 			// overlayfs's own notes, which it hides from everybody under any other runtime too.
@@ -324,7 +342,11 @@ func (l *layerReader) xattrs(h *tar.Header) []erofs.Xattr {
 			list = append(list, erofs.Xattr{Name: name, Value: value})
 		}
 	}
-	return list
+	// Two records may give one name in two ways of writing.
+	slices.SortFunc(list, func(a, b erofs.Xattr) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Value, b.Value))
+	})
+	return slices.CompactFunc(list, func(a, b erofs.Xattr) bool { return a.Name == b.Name })
 }
 
 // splitPath splits a path below the image's root, which a leading slash is taken for.
