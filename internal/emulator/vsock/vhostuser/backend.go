@@ -66,8 +66,8 @@ func (b *Backend) Close() {
 // Handle carries out a message and answers it where an answer is due. An error that the front-end has been told about
 // (it negotiated REPLY_ACK and asked) is not returned: what it does then is its own decision.
 func (b *Backend) Handle(m *Message) error {
-	defer m.CloseFDs()
 	reply, err := b.handle(m)
+	m.closeFDs()
 	if reply != nil {
 		return b.conn.Reply(m.Request, reply)
 	}

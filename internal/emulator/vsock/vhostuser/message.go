@@ -89,8 +89,8 @@ func (m *Message) takeFD() (int, error) {
 	return fd, nil
 }
 
-// CloseFDs closes the descriptors that nobody has taken.
-func (m *Message) CloseFDs() { closeAll(&m.FDs) }
+// closeFDs closes the descriptors that nobody has taken.
+func (m *Message) closeFDs() { closeAll(&m.FDs) }
 
 func closeAll(fds *[]int) {
 	for _, fd := range *fds {
