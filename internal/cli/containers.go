@@ -173,10 +173,20 @@ func (a *app) rmCommand() *cobra.Command {
 }
 
 func (a *app) remove(ctx context.Context, e *container.Entry, force bool) error {
-	if e.Alive {
-		if !force {
-			return fmt.Errorf("container %s is %s; \"runcvm rm -f %s\" kills and removes it", e.Name, e.State, e.Name)
+	switch {
+	case !e.Alive:
+	case e.State == "stopped":
+		// Its monitor is about to end.
+		wait, cancel := context.WithTimeout(ctx, killTimeout)
+		defer cancel()
+		if err := e.AwaitEnd(wait); err != nil && !force {
+			return err
+		} else if err != nil {
+			return errors.Join(a.kill(ctx, e), e.Discard())
 		}
+	case !force:
+		return fmt.Errorf("container %s is %s; \"runcvm rm -f %s\" kills and removes it", e.Name, e.State, e.Name)
+	default:
 		if err := a.kill(ctx, e); err != nil {
 			return err
 		}
@@ -213,6 +223,7 @@ func (a *app) kill(ctx context.Context, e *container.Entry) error {
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return errors.Join(fmt.Errorf("kill the monitor of %s: %w", e.Name, err), asked)
 	}
+	// The processes of its pid namespace, the VMM among them, end before it does.
 	if !ended(pidfd, killTimeout) {
 		return errors.Join(fmt.Errorf("the monitor of %s (pid %d) does not end", e.Name, e.Pid), asked)
 	}

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/runcvm/runcvm/internal/timeline"
 )
 
@@ -37,7 +39,7 @@ type Record struct {
 	Error string `json:"error,omitempty"`
 	// LogLost is how many bytes of output the log lacks because its disk was full.
 	LogLost int64 `json:"log_lost,omitempty"`
-	// Pid is the monitor's, in the host's pid namespace.
+	// Pid is the monitor's, in the host's pid namespace; 0 once it has ended.
 	Pid    int    `json:"pid,omitempty"`
 	Remove bool   `json:"remove,omitempty"`
 	VMM    VMM    `json:"vmm,omitzero"`
@@ -54,6 +56,7 @@ type VMM struct {
 // Names of the files in a container's directory.
 const (
 	stateFile    = "state.json"
+	reserveFile  = "state.reserve"
 	lockFile     = "lock"
 	timelineFile = "timeline.json"
 	// DiskFile is the writable disk.
@@ -72,16 +75,84 @@ const (
 	VsockSocket   = "vsock.sock"
 )
 
+// reserve is how much larger than the state the reserve is, in bytes: an end adds its evidence, some KiB.
+const reserve = 64 << 10
+
+// writeState replaces the state in a container's directory, also on a disk that is full: beside it lies a file with room
+// for one more, which then becomes the state.
+func writeState(dir string, r Record) error {
+	path, spare := filepath.Join(dir, stateFile), filepath.Join(dir, reserveFile)
+	b, err := json.Marshal(r)
+	if err == nil {
+		b = append(b, '\n')
+		err = replaceFile(path, b)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if serr := spendReserve(spare, path, b); serr != nil {
+			err = errors.Join(err, serr)
+		} else {
+			err = nil
+		}
+	} else if err == nil && r.State != stateStopped {
+		err = makeReserve(spare, int64(len(b)+reserve))
+	}
+	if err != nil {
+		return fmt.Errorf("write the container's state: %w", err)
+	}
+	return nil
+}
+
+// makeReserve makes a file of at least this size, with its blocks. Where the file system cannot give blocks in advance
+// there is none.
+func makeReserve(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() >= size {
+		return nil
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return os.Remove(path)
+	}
+	return err
+}
+
+func spendReserve(spare, path string, b []byte) error {
+	f, err := os.OpenFile(spare, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if err := f.Truncate(int64(len(b))); err != nil {
+		return err
+	}
+	return os.Rename(spare, path)
+}
+
 func writeFileAtomically(path string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
+	return replaceFile(path, append(b, '\n'))
+}
+
+func replaceFile(path string, b []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(append(b, '\n'))
+	_, err = tmp.Write(b)
 	err = errors.Join(err, tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)

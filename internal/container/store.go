@@ -70,8 +70,8 @@ func (s *Store) Create(ctx context.Context, r Record) (_ *Handle, err error) {
 		return nil, err
 	}
 	undo.AddFunc(h.lock.Close)
-	if err := writeFileAtomically(filepath.Join(tmp, stateFile), r); err != nil {
-		return nil, fmt.Errorf("write the container's state: %w", err)
+	if err := writeState(tmp, r); err != nil {
+		return nil, err
 	}
 	if err := os.Mkdir(h.RunDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the container's run directory: %w", err)
@@ -89,34 +89,59 @@ func (s *Store) Create(ctx context.Context, r Record) (_ *Handle, err error) {
 
 // claim takes the name for the id. A name whose container is gone is free.
 func (s *Store) claim(name, id string) error {
+	names, err := s.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Close()
 	link := filepath.Join(s.names(), name)
-	for range 3 {
-		err := os.Symlink(id, link)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("claim the name %s: %w", name, err)
-		}
-		owner, err := os.Readlink(link)
-		if err != nil {
-			continue // removed just now
-		}
-		if e, err := s.open(owner); err == nil && !e.gone() {
+	owner, err := os.Readlink(link)
+	if err == nil {
+		e, err := s.open(owner)
+		switch {
+		case err == nil && !e.gone():
 			return fmt.Errorf("the name %q is in use by container %s (%s); remove it with \"runcvm rm %s\" or choose another: %w",
 				name, Short(owner), e.State, name, errdefs.ErrAlreadyExists)
+		case err != nil && !errors.Is(err, os.ErrNotExist):
+			return fmt.Errorf("the name %q is in use: %w", name, err)
 		}
-		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		err = os.Remove(link)
+		if err != nil {
 			return fmt.Errorf("free the name %s: %w", name, err)
 		}
 	}
-	return fmt.Errorf("the name %q is being claimed by others: %w", name, errdefs.ErrAlreadyExists)
+	if err := os.Symlink(id, link); err != nil {
+		return fmt.Errorf("claim the name %s: %w", name, err)
+	}
+	return nil
+}
+
+// release gives the name up if it is the id's.
+func (s *Store) release(name, id string) error {
+	names, err := s.lockNames()
+	if err != nil {
+		return err
+	}
+	defer names.Close()
+	link := filepath.Join(s.names(), name)
+	if owner, err := os.Readlink(link); err != nil || owner != id {
+		return nil
+	}
+	return os.Remove(link)
+}
+
+// lockNames takes the lock without which no name is given or taken back: looking at its owner and acting on that are two
+// steps. It is held for some system calls.
+func (s *Store) lockNames() (*os.File, error) {
+	return retryLock(func() (*os.File, error) { return flock(s.names(), os.O_RDONLY, unix.LOCK_EX) })
 }
 
 // lock opens the existing file and locks it: LOCK_EX for a monitor or a removal, LOCK_SH to see whether there is a monitor.
 // errdefs.ErrUnavailable says that another process holds it.
-func lock(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func lock(path string, how int) (*os.File, error) { return flock(path, os.O_RDWR, how) }
+
+func flock(path string, flags, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
@@ -130,13 +155,25 @@ func lock(path string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// Update replaces the container's state.
-func (h *Handle) Update(r Record) error {
-	if err := writeFileAtomically(filepath.Join(h.Dir, stateFile), r); err != nil {
-		return fmt.Errorf("write the container's state: %w", err)
+const (
+	// lockPatience is how long a lock is waited for that others hold for some microseconds, on a machine that has other
+	// things to do.
+	lockPatience = 2 * time.Second
+	lockPause    = 5 * time.Millisecond
+)
+
+// retryLock tries again for a moment while another process holds the lock.
+func retryLock(try func() (*os.File, error)) (*os.File, error) {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPause) {
+		f, err := try()
+		if !errors.Is(err, errdefs.ErrUnavailable) || time.Now().After(end) {
+			return f, err
+		}
 	}
-	return nil
 }
+
+// Update replaces the container's state.
+func (h *Handle) Update(r Record) error { return writeState(h.Dir, r) }
 
 // WriteTimeline keeps the container's start.
 func (h *Handle) WriteTimeline(t timeline.Timeline) error {
@@ -153,12 +190,9 @@ func (h *Handle) Close(name string, remove bool) error {
 }
 
 func (s *Store) removeFiles(name, dir string) error {
+	// The directory first: a name without it is free, it without a name would have none for ever.
 	err := os.RemoveAll(dir)
-	link := filepath.Join(s.names(), name)
-	if id, lerr := os.Readlink(link); lerr == nil && id == filepath.Base(dir) {
-		err = errors.Join(err, os.Remove(link))
-	}
-	return err
+	return errors.Join(err, s.release(name, filepath.Base(dir)))
 }
 
 // Entry is a container as found on disk.
@@ -189,11 +223,19 @@ func (s *Store) open(id string) (*Entry, error) {
 	default:
 		defer f.Close()
 	}
-	if err := readFile(filepath.Join(e.Dir, stateFile), &e.Record); err != nil {
+	err = readFile(filepath.Join(e.Dir, stateFile), &e.Record)
+	switch {
+	case errors.Is(err, os.ErrNotExist), err != nil && e.Alive:
 		return nil, fmt.Errorf("read the state of container %s: %w", Short(id), err)
-	}
-	if !e.Alive && e.State != stateStopped {
+	case err != nil:
+		// As a power failure can leave it. The container can be seen and removed.
+		e.Record = Record{ID: id, Name: Short(id), State: stateStopped, ExitCode: exitKilled,
+			Error: fmt.Sprintf("state.json is damaged: %v", err)}
+	case !e.Alive && e.State != stateStopped:
 		e.adopt()
+	}
+	if !e.Alive {
+		e.Pid = 0
 	}
 	return e, nil
 }
@@ -207,10 +249,11 @@ const (
 
 // adopt writes the end of a container whose monitor died before it could. The caller holds the lock.
 func (e *Entry) adopt() {
-	e.State, e.ExitCode, e.Pid = stateStopped, exitKilled, 0
+	e.State, e.ExitCode = stateStopped, exitKilled
 	e.Error = "the monitor was killed"
 	e.Finished = time.Now()
-	_ = writeFileAtomically(filepath.Join(e.Dir, stateFile), e.Record)
+	// Whoever comes next does the same if it fails.
+	_ = writeState(e.Dir, e.Record)
 	_ = os.RemoveAll(e.RunDir)
 }
 
@@ -303,11 +346,26 @@ func (e *Entry) Discard() error {
 
 // lockToRemove waits a moment for the lock: whoever lists containers holds it shared for some microseconds.
 func (e *Entry) lockToRemove() (*os.File, error) {
-	const patience, pause = time.Second, 5 * time.Millisecond
-	for end := time.Now().Add(patience); ; time.Sleep(pause) {
-		f, err := lock(filepath.Join(e.Dir, lockFile), unix.LOCK_EX)
-		if !errors.Is(err, errdefs.ErrUnavailable) || time.Now().After(end) {
-			return f, err
+	return retryLock(func() (*os.File, error) { return lock(filepath.Join(e.Dir, lockFile), unix.LOCK_EX) })
+}
+
+// AwaitEnd waits until the container's monitor has let go of it, or ctx ends.
+func (e *Entry) AwaitEnd(ctx context.Context) error {
+	for {
+		f, err := lock(filepath.Join(e.Dir, lockFile), unix.LOCK_SH)
+		if err == nil {
+			return f.Close()
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, errdefs.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the monitor of %s (pid %d) does not end: %w", e.Name, e.Pid, ctx.Err())
+		case <-time.After(lockPause):
 		}
 	}
 }

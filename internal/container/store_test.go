@@ -4,7 +4,9 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -134,5 +136,102 @@ func TestADirectoryWhoseMakerDiedIsSwept(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("left: %v", err)
+	}
+}
+
+func TestADamagedStateIsSeenAndCanBeRemoved(t *testing.T) {
+	s := newStore(t)
+	h := create(t, s, Record{ID: "damaged", Name: "web", State: "running"})
+	if err := os.WriteFile(filepath.Join(h.Dir, stateFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.lock.Close() // the monitor's end
+	e, err := s.Find("damaged")
+	if err != nil || e.State != stateStopped || e.ExitCode != exitKilled || e.Error == "" {
+		t.Fatalf("got %+v, %v", e, err)
+	}
+	if _, err := s.Create(context.Background(), Record{ID: "b", Name: "web"}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("its name was given away: %v", err)
+	}
+	if err := e.Discard(); err != nil {
+		t.Error(err)
+	}
+	if all, err := s.List(); len(all) != 0 || err != nil {
+		t.Errorf("left: %v, %v", all, err)
+	}
+}
+
+func TestOfManyThatWantANameOneGetsIt(t *testing.T) {
+	s := newStore(t)
+	for range 20 {
+		// A name whose owner has gone is where one could take another's away.
+		if err := os.MkdirAll(s.names(), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("gone", filepath.Join(s.names(), "web")); err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		handles := make(chan *Handle, 8)
+		for i := range cap(handles) {
+			group.Go(func() {
+				h, err := s.Create(context.Background(), Record{ID: string(rune('a' + i)), Name: "web", State: "running"})
+				if err == nil {
+					handles <- h
+				} else if !errdefs.IsAlreadyExists(err) {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if len(handles) != 1 {
+			t.Fatalf("%d containers have the name", len(handles))
+		}
+		if err := (<-handles).Close("web", true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAnEndIsAwaited(t *testing.T) {
+	s := newStore(t)
+	h := create(t, s, Record{ID: "a", Name: "web", State: "running"})
+	e, err := s.Find("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := e.AwaitEnd(ctx); err == nil {
+		t.Error("a container that lives has ended")
+	}
+	h.lock.Close()
+	if err := e.AwaitEnd(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheStateHasARoomKeptForItsEnd(t *testing.T) {
+	dir := t.TempDir()
+	path, spare := filepath.Join(dir, stateFile), filepath.Join(dir, reserveFile)
+	if err := writeState(dir, Record{ID: "a", State: "running", Command: []string{strings.Repeat("x", 100<<10)}}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(spare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if blocks := info.Sys().(*syscall.Stat_t).Blocks * 512; info.Size() < 160<<10 || blocks < info.Size() {
+		t.Errorf("%d bytes with %d on disk are kept", info.Size(), blocks)
+	}
+	if err := spendReserve(spare, path, []byte(`{"id":"a","exit_code":7}`)); err != nil {
+		t.Fatal(err)
+	}
+	var got Record
+	if err := readFile(path, &got); err != nil || got.ExitCode != 7 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := os.Stat(spare); !os.IsNotExist(err) {
+		t.Errorf("the reserve is there still: %v", err)
 	}
 }
