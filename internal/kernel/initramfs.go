@@ -29,7 +29,7 @@ const (
 )
 
 // initramfsVersion changes whenever the content of an initramfs made from the same files does.
-const initramfsVersion = "initramfs 1"
+const initramfsVersion = "initramfs 2"
 
 // MaxInitramfs is the size above which an initramfs is refused, in bytes: the VMM copies it into every guest's memory, so it
 // is part of every start.
@@ -60,7 +60,7 @@ func initramfs(ctx context.Context, k Kernel, o InitramfsOptions) (string, error
 	if err != nil {
 		return "", fmt.Errorf("crun: %w", err)
 	}
-	inputs := []string{k.Vmlinux, k.ModulesDir, o.Agent, o.Crun}
+	inputs := []string{k.Vmlinux, k.ModulesDir, k.ConfigPath, o.Agent, o.Crun}
 	for _, l := range libs {
 		inputs = append(inputs, l.host)
 	}
@@ -83,15 +83,9 @@ func packInitramfs(path string, k Kernel, o InitramfsOptions, libs []program) er
 	} else if interp != "" || len(needed) > 0 {
 		return fmt.Errorf("agent %s is linked dynamically; build it with CGO_ENABLED=0", o.Agent)
 	}
-	var modules []module
-	if k.ModulesDir != "" {
-		tree, err := readModules(k.ModulesDir)
-		if err != nil {
-			return err
-		}
-		if modules, err = tree.resolve(bootModules); err != nil {
-			return err
-		}
+	modules, err := bootSet(k)
+	if err != nil {
+		return err
 	}
 	return writeSynced(path, func(f *os.File) error {
 		c := newCpioWriter(f)

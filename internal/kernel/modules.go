@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -233,4 +234,62 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	return readAllBounded(f, limit)
+}
+
+// signatureMagic ends a signed module (the kernel's include/linux/module_signature.h). Before it lies struct module_signature,
+// whose last four bytes are the signature's length, big endian; before that the signature.
+const (
+	signatureMagic      = "~Module signature appended~\n"
+	signatureHeaderSize = 12
+)
+
+// withoutSignature cuts a module's signature off.
+func withoutSignature(content []byte) []byte {
+	b, ok := bytes.CutSuffix(content, []byte(signatureMagic))
+	if !ok || len(b) < signatureHeaderSize {
+		return content
+	}
+	size := int(binary.BigEndian.Uint32(b[len(b)-4:]))
+	if b = b[:len(b)-signatureHeaderSize]; size > len(b) {
+		return content
+	}
+	return b[:len(b)-size]
+}
+
+// requiresSignatures says whether a kernel loads no module without its signature.
+func (c config) requiresSignatures() bool {
+	return c["MODULE_SIG_FORCE"] == "y" || c["LOCK_DOWN_KERNEL_FORCE_INTEGRITY"] == "y" ||
+		c["LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY"] == "y"
+}
+
+// bootSet returns the modules of the boot as they go into the initramfs. Where the kernel's configuration shows that it does not
+// insist on signatures they are cut off: checking them costs more than all the rest of the loading (under emulation a third of a
+// second), and protects nothing, since kernel and modules come from the same host.
+func bootSet(k Kernel) ([]module, error) {
+	if k.ModulesDir == "" {
+		return nil, nil
+	}
+	tree, err := readModules(k.ModulesDir)
+	if err != nil {
+		return nil, err
+	}
+	set, err := tree.resolve(bootModules)
+	if err != nil || k.ConfigPath == "" {
+		return set, err
+	}
+	f, err := os.Open(k.ConfigPath)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	conf, err := parseConfig(f)
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", k.ConfigPath, err)
+	}
+	if !conf.requiresSignatures() {
+		for i := range set {
+			set[i].content = withoutSignature(set[i].content)
+		}
+	}
+	return set, nil
 }
