@@ -7,6 +7,7 @@ package layer
 import (
 	"bufio"
 	"bytes"
+	_ "crypto/sha512" // the other algorithm that the specification registers for digests
 	"errors"
 	"fmt"
 	"hash"
