@@ -153,6 +153,27 @@ func TestLinuxGuest(t *testing.T) {
 	m := boot(t)
 	t.Run("takes 100 MB", func(t *testing.T) { m.sub(t).takes(bulk) })
 	t.Run("sends 100 MB", func(t *testing.T) { m.sub(t).sends(bulk) })
+	t.Run("takes 100 MB without sums", func(t *testing.T) {
+		c := m.sub(t).dial(5006)
+		start := time.Now()
+		_, _ = c.Write(binary.BigEndian.AppendUint64(nil, bulk))
+		if _, err := c.Write(make([]byte, bulk)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, sha256.Size)); err != nil {
+			t.Fatal(err)
+		}
+		m.sub(t).report(bulk, start)
+	})
+	t.Run("sends 100 MB without sums", func(t *testing.T) {
+		c := m.sub(t).dial(5007)
+		start := time.Now()
+		_, _ = c.Write(binary.BigEndian.AppendUint64(nil, bulk))
+		if _, err := io.ReadFull(c, make([]byte, bulk+sha256.Size)); err != nil {
+			t.Fatal(err)
+		}
+		m.sub(t).report(bulk, start)
+	})
 	t.Run("200 connections from the host", func(t *testing.T) {
 		errs := make(chan error)
 		for range 200 {

@@ -44,8 +44,8 @@ func newFuzzMemory(f *testing.F) *fuzzMemory {
 	return &fuzzMemory{fd, b}
 }
 
-// seedRing is a memory in which the guest has n packets to send and seven buffers to receive.
-func seedRing(packets ...packet) []byte {
+// seedRing is a memory in which the guest has packets to send and buffers to receive, at most 7 of each.
+func seedRing(buffers int, packets ...packet) []byte {
 	le := binary.LittleEndian
 	b := make([]byte, fuzzData, fuzzMem)
 	desc := func(base, i int, addr uint64, size int, flags, next uint16) {
@@ -60,7 +60,7 @@ func seedRing(packets ...packet) []byte {
 		le.PutUint16(a[4+2*i:], head)
 		le.PutUint16(a[2:], uint16(i+1))
 	}
-	for i := range 7 {
+	for i := range buffers {
 		desc(0, i, uint64(fuzzMem-(i+1)*4096), 4096, 2, 0)
 		avail(0, i, uint16(i))
 	}
@@ -90,9 +90,10 @@ func FuzzRing(f *testing.F) {
 	}
 	data := head(opRW, 0)
 	data.payload = []byte("hello")
-	f.Add(seedRing(head(opRequest, 0), head(opCreditRequest, 0), data, head(opShutdown, 2), head(opShutdown, 1)))
-	f.Add(seedRing(head(opRequest, 0), head(opShutdown, 3), head(opRst, 0), head(opRst, 0), head(opResponse, 0)))
-	f.Add(seedRing(data, head(opCreditUpdate, 0), head(99, 0)))
+	f.Add(seedRing(7, head(opRequest, 0), head(opCreditRequest, 0), data, head(opShutdown, 2), head(opShutdown, 1)))
+	f.Add(seedRing(7, head(opRequest, 0), head(opShutdown, 3), head(opRst, 0), head(opRst, 0), head(opResponse, 0)))
+	f.Add(seedRing(1, data, head(opCreditUpdate, 0), head(99, 0)))
+	f.Add(seedRing(0, head(opRequest, 0), head(opRst, 0), head(opRequest, 0), data))
 	f.Add([]byte{})
 
 	mem := newFuzzMemory(f)
@@ -113,6 +114,7 @@ func FuzzRing(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer func() { _ = l.close() }()
 		var programs []int
 		for range 4 {
 			if err := d.transfer(); err != nil {
@@ -141,7 +143,6 @@ func FuzzRing(f *testing.F) {
 			d.fail(err)
 		}
 		checkDevice(t, d)
-		_ = l.close()
 	})
 }
 
@@ -250,6 +251,7 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer func() { _ = d.Close() }() // where Serve panics
 		conn, err := connectUnix(d.cfg.BackendSocket)
 		if err != nil {
 			t.Fatal(err)

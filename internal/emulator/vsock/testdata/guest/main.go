@@ -8,6 +8,7 @@
 //	      many bytes; answers with "ok\n" or what failed
 //	5004  a line "halfclose PORT": connects to the host, shuts down sending, and copies what still comes to its caller
 //	5005  accepts and never reads
+//	5006  as 5001, and 5007 as 5002, but without sums, which take most of the time: answers with, and sends, zeros in their place
 package main
 
 import (
@@ -54,7 +55,8 @@ func run() error {
 		}
 		_ = f.Close()
 	}
-	for port, serve := range map[uint32]func(net.Conn) error{5000: echo, 5001: sink, 5002: source, 5003: dial, 5004: halfClose, 5005: stall} {
+	for port, serve := range map[uint32]func(net.Conn) error{5000: echo, 5001: sink, 5002: source, 5003: dial, 5004: halfClose, 5005: stall,
+		5006: discard, 5007: zeros} {
 		l, err := vsock.Listen(port, nil)
 		if err != nil {
 			return err
@@ -205,6 +207,35 @@ func halfClose(c net.Conn) error {
 		return err
 	}
 	_, err = io.Copy(c, h)
+	return err
+}
+
+func discard(c net.Conn) error {
+	n, err := length(c)
+	for buf := make([]byte, 256<<10); n > 0 && err == nil; {
+		var got int
+		got, err = c.Read(buf[:min(n, int64(len(buf)))])
+		n -= int64(got)
+	}
+	if err == nil {
+		_, err = c.Write(make([]byte, sha256.Size))
+	}
+	if err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
+	return err
+}
+
+func zeros(c net.Conn) error {
+	n, err := length(c)
+	n += sha256.Size
+	for buf := make([]byte, 256<<10); n > 0 && err == nil; n -= int64(len(buf)) {
+		buf = buf[:min(n, int64(len(buf)))]
+		_, err = c.Write(buf)
+	}
+	if err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
 	return err
 }
 
