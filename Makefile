@@ -32,6 +32,10 @@ setup: ## Install what building, testing and running need (Debian 12, root)
 build: ## Build the programs into bin/
 	$(GOBUILD) -o bin/ $(PROGRAMS:%=./cmd/%)
 
+.PHONY: test-programs
+test-programs: ## Build the programs that e2e suites put into guests into bin/test/
+	$(GOBUILD) -o bin/test/ ./test/programs/...
+
 .PHONY: image
 image: ## Make the Debian image that demo and tests run
 	scripts/debian-image $(IMAGE)
@@ -48,12 +52,12 @@ test-unit: ## Run the unit tests
 	go test -race ./...
 
 .PHONY: test-e2e
-test-e2e: build image ## Run the e2e suites on firecracker-qemu
+test-e2e: build test-programs image ## Run the e2e suites on firecracker-qemu
 	RUNCVM_BIN=$(CURDIR)/bin RUNCVM_TEST_IMAGE=$(CURDIR)/$(IMAGE) \
 	go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-kvm
-test-kvm: build image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
+test-kvm: build test-programs image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
 	test/kvm/run
 
 .PHONY: bench

@@ -45,7 +45,10 @@ func Dial(ctx context.Context, path string, port uint32) (net.Conn, error) {
 	}
 	if err := greet(conn, port); err != nil {
 		conn.Close()
-		return nil, errors.Join(fmt.Errorf("dial vsock port %d: %w", port, err), ctx.Err())
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
+		}
+		return nil, fmt.Errorf("dial vsock port %d: %w", port, err)
 	}
 	if !stop() {
 		conn.Close()

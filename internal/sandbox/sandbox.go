@@ -56,8 +56,8 @@ const (
 	entropyBytes = 64
 	// shutdownTimeout bounds the guest's orderly end, mostly the write-back of its page cache.
 	shutdownTimeout = 20 * time.Second
-	// evidenceLines is how much of each log an error carries.
-	evidenceLines = 12
+	// evidenceLines is how much of each log an error carries: a kernel's panic has its reason above some 20 lines of trace.
+	evidenceLines = 30
 )
 
 // Sandbox is one microVM.

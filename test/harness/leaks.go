@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,7 +37,8 @@ func (h *Host) removeAll() {
 	}
 }
 
-// processes looks for processes that name the host's directories in their command line, environment, or working directory.
+// processes looks for processes that name the host's directories in their command line, environment, working directory or
+// an open file.
 func (h *Host) processes() error {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
@@ -50,15 +52,22 @@ func (h *Host) processes() error {
 		dir := filepath.Join("/proc", p.Name())
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		environ, _ := os.ReadFile(filepath.Join(dir, "environ"))
-		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
-		for _, where := range []string{string(cmdline), string(environ), cwd} {
-			if strings.Contains(where, h.DataDir) || strings.Contains(where, h.RunDir) {
-				errs = append(errs, fmt.Errorf("process %s is left: %q", p.Name(), bytes.ReplaceAll(cmdline, []byte{0}, []byte(" "))))
-				break
-			}
+		where := []string{string(cmdline), string(environ)}
+		links, _ := filepath.Glob(filepath.Join(dir, "fd", "*"))
+		for _, link := range append(links, filepath.Join(dir, "cwd")) {
+			target, _ := os.Readlink(link)
+			where = append(where, target)
+		}
+		if slices.ContainsFunc(where, h.names) {
+			errs = append(errs, fmt.Errorf("process %s is left: %q", p.Name(), bytes.ReplaceAll(cmdline, []byte{0}, []byte(" "))))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// names says whether a text names one of the host's directories.
+func (h *Host) names(text string) bool {
+	return strings.Contains(text, h.DataDir) || strings.Contains(text, h.RunDir)
 }
 
 func (h *Host) mounts() error {
@@ -68,13 +77,13 @@ func (h *Host) mounts() error {
 	}
 	var errs []error
 	for line := range strings.Lines(string(b)) {
-		if strings.Contains(line, h.DataDir) || strings.Contains(line, h.RunDir) {
+		if h.names(line) {
 			errs = append(errs, fmt.Errorf("a mount is left: %s", strings.TrimSpace(line)))
 		}
 	}
 	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, f := range loops {
-		if b, _ := os.ReadFile(f); strings.Contains(string(b), h.DataDir) {
+		if b, _ := os.ReadFile(f); h.names(string(b)) {
 			errs = append(errs, fmt.Errorf("%s is left: %s", f, b))
 		}
 	}
@@ -84,13 +93,18 @@ func (h *Host) mounts() error {
 // files looks into the directories that are empty without containers, and for unfinished files in the caches.
 func (h *Host) files() error {
 	var errs []error
-	for _, dir := range []string{h.RunDir, filepath.Join(h.DataDir, "containers"), filepath.Join(h.DataDir, "names")} {
-		left, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, pattern := range []string{
+		filepath.Join(h.RunDir, "*"), filepath.Join(h.DataDir, "containers", "*"), filepath.Join(h.DataDir, "containers", ".*"),
+		filepath.Join(h.DataDir, "names", "*"), filepath.Join(h.DataDir, "images", "tmp", "*"),
+		filepath.Join(h.DataDir, "disks", "build-*"), filepath.Join(h.DataDir, "disks", "private-*"),
+		filepath.Join(h.DataDir, "kernels", ".tmp-*"),
+	} {
+		left, err := filepath.Glob(pattern)
+		if err != nil {
 			errs = append(errs, err)
 		}
 		for _, f := range left {
-			errs = append(errs, fmt.Errorf("%s is left", filepath.Join(dir, f.Name())))
+			errs = append(errs, fmt.Errorf("%s is left", f))
 		}
 	}
 	return errors.Join(errs...)
