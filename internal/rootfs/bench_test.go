@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/runcvm/runcvm/internal/image"
+	"github.com/runcvm/runcvm/internal/image/imagetest"
 )
 
 // benchRoot returns the root file system that the benchmarks are about: RUNCVM_BENCH_ROOT, which `debootstrap
@@ -192,4 +193,34 @@ func BenchmarkDirectory(b *testing.B) {
 			b.StartTimer()
 		}
 	})
+}
+
+// BenchmarkCreateWritable makes a container's own disk.
+func BenchmarkCreateWritable(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "rootfs.ext4")
+	for b.Loop() {
+		if err := CreateWritable(b.Context(), path, writable("sh")); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := os.Remove(path); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkCachedImageDisk looks up a disk that is there.
+func BenchmarkCachedImageDisk(b *testing.B) {
+	store, img := imported(b, []imagetest.Entry{reg("a", "b")})
+	c := cache(b)
+	for b.Loop() {
+		d, err := c.ImageDisk(b.Context(), store, img, DiskOptions{Cache: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

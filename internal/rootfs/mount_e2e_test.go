@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/image"
+	"github.com/runcvm/runcvm/internal/image/imagetest"
 )
 
 // mount mounts a disk read-only and returns where. It needs root.
@@ -285,9 +286,9 @@ func TestImageDiskIsExact(t *testing.T) {
 // TestManyLayersAreExact changes a tree 70 times, puts each change into a layer, and compares what all make.
 func TestManyLayersAreExact(t *testing.T) {
 	want := t.TempDir()
-	var layers [][]file
+	var layers [][]imagetest.Entry
 	for i := range 70 {
-		layer := []file{reg(fmt.Sprintf("file-%d", i), fmt.Sprint("layer ", i)), reg("common", fmt.Sprint("layer ", i))}
+		layer := []imagetest.Entry{reg(fmt.Sprintf("file-%d", i), fmt.Sprint("layer ", i)), reg("common", fmt.Sprint("layer ", i))}
 		must(t, os.WriteFile(filepath.Join(want, fmt.Sprintf("file-%d", i)), []byte(fmt.Sprint("layer ", i)), 0o644),
 			os.WriteFile(filepath.Join(want, "common"), []byte(fmt.Sprint("layer ", i)), 0o644))
 		if i%3 == 2 {
@@ -296,7 +297,7 @@ func TestManyLayersAreExact(t *testing.T) {
 			must(t, os.Remove(filepath.Join(want, gone)))
 		}
 		if i%5 == 4 {
-			link := file{}
+			link := imagetest.Entry{}
 			link.Name, link.Linkname, link.Typeflag = fmt.Sprintf("link-%d", i), fmt.Sprintf("file-%d", i/3*3), '1'
 			layer = append(layer, link)
 			must(t, os.Link(filepath.Join(want, link.Linkname), filepath.Join(want, link.Name)))
