@@ -18,8 +18,8 @@ import (
 	"github.com/runcvm/runcvm/internal/rootfs/erofs"
 )
 
-// MinWritable is the smallest writable disk, in bytes: what ext4 takes for itself leaves room on it.
-const MinWritable = 4 << 20
+// MinWritable is the smallest writable disk, in bytes: with less, mke2fs makes no journal.
+const MinWritable = 16 << 20
 
 // WritableOptions describe a container's own disk.
 type WritableOptions struct {

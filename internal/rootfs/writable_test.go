@@ -95,7 +95,7 @@ func TestAWritableDiskThatCantBeIsRefused(t *testing.T) {
 		{"an empty command", t.Context(), writable("", "a"), "no command"},
 		{"not UTF-8", t.Context(), writable("echo", "a\xffb"), `argument 1 of the command, "a\xffb", is not valid UTF-8`},
 		{"NUL", t.Context(), writable("echo", "a\x00b"), "contains a NUL"},
-		{"too small", t.Context(), size(1 << 20), "at least"},
+		{"too small", t.Context(), size(MinWritable - 4096), "at least"},
 		{"no whole blocks", t.Context(), size(1<<30 + 1), "multiple of 4096"},
 		{"no UUID", t.Context(), uuid, "UUID"},
 		{"canceled", canceled, writable("sh"), "canceled"},
