@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -38,9 +39,24 @@ type Answer struct {
 type Recording struct {
 	Version string              `json:"version"`
 	Cases   map[string][]Answer `json:"cases"`
+	// Commands says how each run of [Commands] ended.
+	Commands map[string]string `json:"commands"`
 }
 
-// Difference is an answer in which firecracker-qemu rightly departs from Firecracker.
+// Differences are the ways in which firecracker-qemu rightly departs from Firecracker.
+type Differences struct {
+	Answers  []Difference        `json:"answers"`
+	Commands []CommandDifference `json:"commands"`
+}
+
+// CommandDifference is another end of a run.
+type CommandDifference struct {
+	Command string `json:"command"`
+	Reason  string `json:"reason"`
+	Ends    string `json:"ends"`
+}
+
+// Difference is another answer.
 type Difference struct {
 	Case       string          `json:"case"`
 	Step       int             `json:"step"` // counted from 0
@@ -78,6 +94,33 @@ func (s Step) request(dir string) []byte {
 		head += fmt.Sprintf("Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
 	}
 	return []byte(head + "\r\n" + body)
+}
+
+// sortDevices orders the devices of GET /vm/config by their ids: of a running guest Firecracker lists them in random order.
+func sortDevices(body json.RawMessage) json.RawMessage {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil {
+		return body
+	}
+	for _, name := range []string{"drives", "network-interfaces"} {
+		var list []json.RawMessage
+		if json.Unmarshal(fields[name], &list) != nil || len(list) < 2 {
+			continue
+		}
+		// An element begins with its id.
+		slices.SortFunc(list, func(a, b json.RawMessage) int { return bytes.Compare(a, b) })
+		sorted := append([]byte{'['}, bytes.Join(bytesOf(list), []byte{','})...)
+		body = bytes.Replace(body, fields[name], append(sorted, ']'), 1)
+	}
+	return body
+}
+
+func bytesOf(list []json.RawMessage) [][]byte {
+	out := make([][]byte, len(list))
+	for k, e := range list {
+		out[k] = e
+	}
+	return out
 }
 
 // normalise makes a body comparable: JSON without insignificant white space, and the case's directory by name.

@@ -233,18 +233,22 @@ func refusedCases() []Case {
 			get("/balloon"), get("/balloon/statistics"), get("/balloon/foo"), get("/balloon/hinting"), get("/balloon/hinting/status"), get("/balloon/hinting/foo"),
 			patch("/balloon", `{"amount_mib":1}`), patch("/balloon", `{}`), patch("/balloon", ``), patch("/balloon/statistics", `{"stats_polling_interval_s":1}`),
 			patch("/balloon/statistics", `{"stats_polling_interval_s":"1"}`), patch("/balloon/hinting/start", ``), patch("/balloon/hinting/stop", ``), patch("/balloon/hinting/foo", ``),
-			put("/balloon", `{"amount_mib":1`), put("/balloon", `{"amount_mib":1,"deflate_on_oom":false}`),
+			put("/balloon", `{"amount_mib":1`), put("/balloon", `{"foo":1}`), put("/balloon", `{}`),
+			put("/balloon", `{"amount_mib":1,"deflate_on_oom":false}`), patch("/balloon", `{"foo":1}`), patch("/balloon/hinting/start", `{"foo":1}`), patch("/balloon/hinting/start", `{"acknowledge_on_stop":1}`),
 		}},
 		{Name: "metadata service", Steps: []Step{
 			put("/mmds/foo", `{}`), get("/mmds"), put("/mmds", `{"a":"b"}`), put("/mmds", `{"a"`), patch("/mmds", `{"a":"c"}`), put("/mmds/config", `{"network_interfaces":["eth0"]}`),
+			put("/mmds/config", `{"network_interfaces":["eth0"],"version":"V2"}`), put("/mmds/config", `{"version":"V3"}`), put("/mmds/config", `{"foo":1}`), put("/mmds/config", `{"network_interfaces":"eth0"}`),
 		}},
 		{Name: "snapshots", Steps: []Step{
+			put("/snapshot/create", `{"a"`), put("/snapshot/load", `{}`), put("/snapshot/load", `{"snapshot_path":"a","mem_backend":{"backend_type":"foo"}}`),
 			put("/snapshot", `{}`), put("/snapshot/foo", `{}`), put("/snapshot/create", `{"snapshot_path":"{{dir}}/s","mem_file_path":"{{dir}}/mem"}`),
 			bootSource(), put("/snapshot/load", `{"snapshot_path":"{{dir}}/s","mem_backend":{"backend_path":"{{dir}}/mem","backend_type":"File"}}`),
 		}},
 		{Name: "hotplug and pmem", Steps: []Step{
 			get("/hotplug/memory"), patch("/hotplug/memory", `{"requested_size_mib":1024}`), put("/hotplug/memory", `{"total_size_mib":1024}`),
-			put("/pmem", `{}`), put("/pmem/a-b", `{}`), patch("/pmem/a", `{"id":"a"}`), put("/pmem/a", `{"id":"a","path_on_host":"{{dir}}/disk2"}`),
+			put("/pmem", `{}`), put("/pmem/a-b", `{}`), patch("/pmem/a", `{"id":"a"}`), put("/pmem/a", `{"id":"b","path_on_host":"{{dir}}/disk2"}`), put("/pmem/a", `{"foo":1}`), patch("/pmem/a", `{"foo":1}`), put("/hotplug/memory", `{"foo":1}`), patch("/hotplug/memory", `{"foo":1}`),
+			put("/pmem/a", `{"id":"a","path_on_host":"{{dir}}/disk2"}`),
 			del("/drives/a"), del("/drives"), del("/drives/a-b"), del("/network-interfaces/a"), del("/pmem/a"), del("/pmem"),
 		}},
 	}

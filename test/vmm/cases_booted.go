@@ -48,7 +48,8 @@ func bootedCases() []Case {
 			patch("/pmem/a", `{"id":"a"}`), patch("/pmem/a", `{"id":"a","rate_limiter":{}}`), get("/mmds"), put("/mmds", `{}`), patch("/mmds", `{}`), del("/drives/a"), del("/network-interfaces/a"), del("/pmem/a"),
 		}},
 		{Name: "kernels that do not boot", Boots: true, Steps: []Step{
-			put("/boot-source", `{"kernel_image_path":"{{dir}}/text"}`), start(), get("/"), put("/boot-source", `{"kernel_image_path":"{{dir}}/folder"}`), start(), get("/"), bootSource(), start(), get("/"),
+			put("/boot-source", `{"kernel_image_path":"{{dir}}/text"}`), start(), get("/"), put("/boot-source", `{"kernel_image_path":"{{dir}}/folder"}`), start(), get("/"),
+			put("/boot-source", `{"kernel_image_path":"{{dir}}/disk"}`), start(), bootSource(), start(), get("/"),
 		}},
 		{Name: "command line without room for what the VMM adds", Boots: true, Steps: []Step{
 			put("/boot-source", `{"kernel_image_path":"{{dir}}/vmlinux","boot_args":"`+strings.Repeat("a", 2047)+`"}`), start(),

@@ -64,38 +64,54 @@ func TestGolden(t *testing.T) {
 	}
 	var golden Recording
 	readJSON(t, recordingPath(version), &golden)
-	var differences []Difference
 	if ours {
+		var differences Differences
 		readJSON(t, filepath.Join("testdata", "differences.json"), &differences)
+		apply(t, &golden, differences)
 	}
-	want := expected(t, golden, differences)
 	for _, c := range Cases() {
 		t.Run(c.Name, func(t *testing.T) {
 			answers, err := Run(t.Context(), vmm, c)
 			if err != nil {
 				t.Fatal(err)
 			}
-			compare(t, answers, want[c.Name])
+			compare(t, answers, golden.Cases[c.Name])
+		})
+	}
+	for _, c := range Commands() {
+		t.Run("command line: "+c.Name, func(t *testing.T) {
+			ended, err := RunCommand(t.Context(), vmm, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := golden.Commands[c.Name]; ended != want {
+				t.Errorf("%q ends with %s, recorded is %q", c.Args, ended, want)
+			}
 		})
 	}
 }
 
-// expected is the recording with the differences in place; a difference that is none is an error.
-func expected(t *testing.T, golden Recording, differences []Difference) map[string][]Answer {
+// apply puts the differences into the recording; a difference that is none is an error.
+func apply(t *testing.T, golden *Recording, differences Differences) {
 	t.Helper()
-	for _, d := range differences {
+	for _, d := range differences.Answers {
 		answers := golden.Cases[d.Case]
 		if d.Step >= len(answers) {
 			t.Errorf("differences.json: %q has no step %d", d.Case, d.Step)
 			continue
 		}
 		a := &answers[d.Step]
-		if d.Reason == "" || a.Status == d.Status && sameBody(a.Body, d.Body) {
+		if d.Reason == "" || a.Status == d.Status && a.Deprecated == d.Deprecated && sameBody(a.Body, d.Body) {
 			t.Errorf("differences.json: %q step %d has no reason, or is what Firecracker answers", d.Case, d.Step)
 		}
 		a.Status, a.Deprecated, a.Body = d.Status, d.Deprecated, d.Body
 	}
-	return golden.Cases
+	for _, d := range differences.Commands {
+		if ends := golden.Commands[d.Command]; d.Reason == "" || ends == "" || ends == d.Ends {
+			t.Errorf("differences.json: the command %q has no reason, or ends as Firecracker does", d.Command)
+		}
+		golden.Commands[d.Command] = d.Ends
+	}
 }
 
 func sameBody(a, b json.RawMessage) bool {
@@ -127,7 +143,7 @@ func recordGolden(t *testing.T, vmm, version string) {
 	if _, err := os.Stat(recordingPath(version)); err == nil {
 		readJSON(t, recordingPath(version), &old)
 	}
-	fresh := Recording{Version: version, Cases: map[string][]Answer{}}
+	fresh := Recording{Version: version, Cases: map[string][]Answer{}, Commands: map[string]string{}}
 	for _, c := range Cases() {
 		if c.Boots && *noBoot {
 			if kept, ok := old.Cases[c.Name]; ok {
@@ -140,6 +156,17 @@ func recordGolden(t *testing.T, vmm, version string) {
 			t.Fatalf("%s: %v", c.Name, err)
 		}
 		fresh.Cases[c.Name] = answers
+	}
+	for _, c := range Commands() {
+		if c.Boots && *noBoot {
+			fresh.Commands[c.Name] = old.Commands[c.Name]
+			continue
+		}
+		ended, err := RunCommand(t.Context(), vmm, c)
+		if err != nil {
+			t.Fatalf("%s: %v", c.Name, err)
+		}
+		fresh.Commands[c.Name] = ended
 	}
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)

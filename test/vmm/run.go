@@ -134,6 +134,9 @@ func Run(ctx context.Context, binary string, c Case) (_ []Answer, err error) {
 			said, _ := os.ReadFile(log) // for the error only
 			return nil, fmt.Errorf("step %d, %s: %w\n%s%s", k, s.describe(), err, p.output, said)
 		}
+		if c.Boots && s.Path == "/vm/config" {
+			a.Body = sortDevices(a.Body)
+		}
 		answers = append(answers, a)
 	}
 	return answers, nil

@@ -54,16 +54,13 @@ func putBootSource(b *BootSource) step {
 			}
 		}
 		// One byte of the room is for the final zero.
-		if b.BootArgs != nil && len(*b.BootArgs)+1 > maxCmdline {
+		if b.BootArgs != nil && len(*b.BootArgs)+1 > MaxCmdline {
 			return nil, faultf("Boot source error: The kernel command line is invalid: Invalid cmdline capacity provided.")
 		}
 		v.config.boot = b
 		return nil, nil
 	}
 }
-
-// maxCmdline is Firecracker's CMDLINE_MAX_SIZE on x86_64, its final zero byte included.
-const maxCmdline = 2048
 
 func readable(path string) error {
 	f, err := os.Open(path)
@@ -250,6 +247,9 @@ func patchNIC(p *NICPatch) step {
 	}
 }
 
+// longestSocketPath is what fits into struct sockaddr_un before its final zero, in bytes.
+const longestSocketPath = 107
+
 func putVsock(s *Vsock) step {
 	return func(_ context.Context, v *VMM) (any, error) {
 		const prefix = "Vsock config error: Cannot create backend for vsock device: "
@@ -262,6 +262,9 @@ func putVsock(s *Vsock) step {
 				return nil, faultf(prefix+"Error binding to the host-side Unix socket: %s", rustError(err))
 			}
 			closeLogged(device, "vsock", v.opts.Log.Logger())
+		}
+		if len(s.UDSPath) > longestSocketPath {
+			return nil, faultf(prefix + "Error binding to the host-side Unix socket: path must be shorter than SUN_LEN")
 		}
 		device, err := v.opts.ListenVsock(s.GuestCID, s.UDSPath)
 		if err != nil {

@@ -41,7 +41,7 @@ func NewLog(id string, out io.Writer) *Log { return &Log{id: id, out: out} }
 // openOutput opens a file or named pipe for output as Firecracker does: created when it is not there, never truncated,
 // and without waiting for a pipe's reader.
 func openOutput(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o666)
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NONBLOCK, 0o666)
 }
 
 // Update applies a logger configuration; a level that is not given is info, and what else is not given stays.

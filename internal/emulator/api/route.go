@@ -89,7 +89,7 @@ func parseGet(first string, rest tokens, invalid error) (action, error) {
 	case first == "balloon":
 		return parseGetBalloon(second, rest)
 	case first == "mmds":
-		return always(refuse(unsupported("metadata service (MMDS)"))), nil
+		return noMMDSAction(), nil
 	case first == "hotplug" && second == "memory":
 		return postBoot(refuse(errNoDevice)), nil
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -149,11 +150,18 @@ func startInstance(ctx context.Context, v *VMM) (any, error) {
 	if c.boot == nil {
 		return nil, faultf("Start microvm error: Cannot start microvm without kernel configuration.")
 	}
+	line, err := cmdline(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKernel(c.boot.KernelImagePath); err != nil {
+		return nil, err
+	}
 	spec := Spec{
 		ID:      v.opts.ID,
 		Machine: c.machine,
 		Boot:    *c.boot,
-		Cmdline: cmdline(c.boot, c.drives),
+		Cmdline: line,
 		Drives:  slices.Clone(c.drives),
 		NICs:    slices.Clone(c.nics),
 		Vsock:   c.vsockAt,
@@ -165,8 +173,7 @@ func startInstance(ctx context.Context, v *VMM) (any, error) {
 	if c.serial.OutPath != nil {
 		f, err := openOutput(*c.serial.OutPath)
 		if err != nil {
-			return nil, faultf("Start microvm error: Failed to create device manager: "+
-				"Legacy device manager error: Failed to create serial device: %s", rustError(err))
+			return nil, faultf("Start microvm error: Failed to create device manager: Error with EventFd: %s", rustError(err))
 		}
 		spec.SerialOut = f
 	}
@@ -186,14 +193,18 @@ func startInstance(ctx context.Context, v *VMM) (any, error) {
 // defaultCmdline is Firecracker's when boot_args is not given.
 const defaultCmdline = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 
-// cmdline adds to the boot arguments what Firecracker adds: no PCI, and the root device.
-func cmdline(b *BootSource, drives []Drive) string {
+// MaxCmdline is Firecracker's CMDLINE_MAX_SIZE on x86_64, in bytes and with the final zero. Linux has the same limit.
+const MaxCmdline = 2048
+
+// cmdline adds to the boot arguments what Firecracker adds: no PCI, and the root device. Firecracker also lists the devices,
+// which the guest here finds through ACPI alone; they only need to have room, so that what starts here starts there.
+func cmdline(c *resources) (string, error) {
 	line := defaultCmdline
-	if b.BootArgs != nil {
-		line = *b.BootArgs
+	if c.boot.BootArgs != nil {
+		line = *c.boot.BootArgs
 	}
 	line += " pci=off"
-	for _, d := range drives {
+	for _, d := range c.drives {
 		if !d.IsRootDevice {
 			continue
 		}
@@ -206,5 +217,39 @@ func cmdline(b *BootSource, drives []Drive) string {
 		}
 		line += " root=" + root + " " + mode
 	}
-	return line
+	devices := len(c.drives) + len(c.nics)
+	if c.vsock != nil {
+		devices++
+	}
+	if c.entropy != nil {
+		devices++
+	}
+	room := len(line) + 1
+	const firstInterrupt = 5 // Firecracker's GSI_LEGACY_START
+	for k := range devices {
+		room += len(fmt.Sprintf(" virtio_mmio.device=4K@0xc0001000:%d", firstInterrupt+k))
+	}
+	if room > MaxCmdline {
+		return "", faultf("Start microvm error: Invalid kernel command line: Inserting string would make command line too long.")
+	}
+	return line, nil
+}
+
+// checkKernel refuses what is no ELF file: Firecracker boots nothing else, QEMU would.
+func checkKernel(path string) error {
+	const loader = "Start microvm error: System configuration error: Cannot load kernel due to invalid memory configuration or " +
+		"invalid kernel image: Kernel Loader: failed to load ELF kernel image: Kernel Loader: "
+	f, err := os.Open(path)
+	if err != nil {
+		return faultf("Start microvm error: %s", rustError(err))
+	}
+	defer f.Close()
+	var head [64]byte // struct elf64_hdr
+	if _, err := io.ReadFull(f, head[:]); err != nil {
+		return faultf(loader + "Unable to read elf header")
+	}
+	if string(head[:4]) != "\x7fELF" {
+		return faultf(loader + "Invalid ELF magic number")
+	}
+	return nil
 }

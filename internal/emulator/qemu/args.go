@@ -124,8 +124,8 @@ func (c *command) machine(s *api.Spec, accel string, devices int) {
 
 func nodeName(drive int) string { return "drive" + strconv.Itoa(drive) }
 
-// fileNode describes the file behind a drive to QEMU; generation tells the files apart that a drive has had.
-func fileNode(drive, generation int, d api.Drive) (map[string]any, error) {
+// fileNode describes the file behind a drive to QEMU.
+func fileNode(d api.Drive, name string) (map[string]any, error) {
 	info, err := os.Stat(*d.PathOnHost)
 	if err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func fileNode(drive, generation int, d api.Drive) (map[string]any, error) {
 	}
 	return map[string]any{
 		"driver":    driver,
-		"node-name": fmt.Sprintf("file%d-%d", drive, generation),
+		"node-name": name,
 		"filename":  *d.PathOnHost,
 		"read-only": *d.IsReadOnly,
 		"locking":   "off", // Firecracker takes no lock either
@@ -144,20 +144,6 @@ func fileNode(drive, generation int, d api.Drive) (map[string]any, error) {
 		// Firecracker's cache type Unsafe: the guest's flushes do nothing.
 		"cache": map[string]any{"direct": false, "no-flush": d.CacheType == "Unsafe"},
 	}, nil
-}
-
-// rawNode describes the drive's own node above its file.
-func rawNode(drive int, d api.Drive, file any) (map[string]any, error) {
-	size, err := diskSize(*d.PathOnHost)
-	if err != nil {
-		return nil, err
-	}
-	node := map[string]any{"driver": "raw", "node-name": nodeName(drive), "read-only": *d.IsReadOnly, "file": file}
-	if size%sectorSize != 0 {
-		// Firecracker leaves out a last sector that is not whole; QEMU would fill it up.
-		node["size"] = size - size%sectorSize
-	}
-	return node, nil
 }
 
 const sectorSize = 512
@@ -172,14 +158,22 @@ func diskSize(path string) (int64, error) {
 	return f.Seek(0, 2)
 }
 
+// firstFile is the name of the node of the file that drive k has at boot.
+func firstFile(k int) string { return fmt.Sprintf("file%d", k) }
+
 func (c *command) drive(k int, d api.Drive) error {
-	file, err := fileNode(k, 0, d)
+	file, err := fileNode(d, firstFile(k))
 	if err != nil {
 		return err
 	}
-	raw, err := rawNode(k, d, file["node-name"])
+	size, err := diskSize(*d.PathOnHost)
 	if err != nil {
 		return err
+	}
+	raw := map[string]any{"driver": "raw", "node-name": nodeName(k), "read-only": *d.IsReadOnly, "file": firstFile(k)}
+	if size%sectorSize != 0 {
+		// Firecracker leaves out a last sector that is not whole; QEMU would fill it up.
+		raw["size"] = size - size%sectorSize
 	}
 	for _, node := range []map[string]any{file, raw} {
 		text, err := json.Marshal(node)

@@ -17,8 +17,9 @@ import (
 
 // Accelerators.
 const (
-	accelTCG = "tcg"
-	accelKVM = "kvm"
+	accelTCG  = "tcg"
+	accelKVM  = "kvm"
+	accelAuto = "auto"
 )
 
 const (
@@ -31,19 +32,21 @@ const (
 // Launcher starts QEMU.
 type Launcher struct {
 	Binary string    // path of qemu-system-x86_64
-	Accel  string    // "tcg", "kvm", or "auto" for kvm where a guest runs on it
+	Accel  string    // "tcg", "kvm", or "auto": KVM where a guest runs on it at a processor's speed
 	Stdin  io.Reader // input of the serial console when it is on Stdout; nil for none
 	Stdout io.Writer // the serial console, unless the API has named a file
 	Log    *slog.Logger
 	// Ended is called once when the guest has ended and its console's last byte is out, with [VM.Err].
 	Ended func(error)
 
-	meter tscMeter
+	meter       tscMeter
+	accelerator func() string
 }
 
 // New makes a launcher and begins to measure what booting needs to know of the host.
 func New(l Launcher) *Launcher {
 	l.meter = newTSCMeter()
+	l.accelerator = chooseAccelerator(l.Accel, l.Log)
 	return &l
 }
 
@@ -64,8 +67,9 @@ type VM struct {
 	closing chan struct{}
 	close   sync.Once
 
-	mu         sync.Mutex
-	generation []int // how many files each drive has had
+	// The API asks for one thing at a time, so these need no lock.
+	node  []string // the node of each drive's file
+	files int      // how many files have been put behind drives since boot
 }
 
 // Launch starts QEMU with spec and returns when it runs the guest.
@@ -74,10 +78,17 @@ func (l *Launcher) Launch(ctx context.Context, spec api.Spec) (api.Machine, erro
 	if accel == accelTCG {
 		// Without this a guest under TCG has no timer that works: there is no PIT, and no hypervisor's clock.
 		spec.Cmdline = fmt.Sprintf("tsc_early_khz=%d %s", l.meter.kHz(), spec.Cmdline)
+		if len(spec.Cmdline) >= api.MaxCmdline {
+			return nil, fmt.Errorf("the kernel command line has no room for tsc_early_khz, which emulation needs: %d bytes of %d",
+				len(spec.Cmdline), api.MaxCmdline-1)
+		}
 	}
 	vm := &VM{
 		spec: spec, log: l.Log, done: make(chan struct{}), stopped: make(chan struct{}), reset: make(chan struct{}),
-		console: make(chan struct{}), closing: make(chan struct{}), generation: make([]int, len(spec.Drives)),
+		console: make(chan struct{}), closing: make(chan struct{}),
+	}
+	for k := range spec.Drives {
+		vm.node = append(vm.node, firstFile(k))
 	}
 	if err := vm.start(ctx, l, accel); err != nil {
 		return nil, err
