@@ -82,7 +82,7 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 	if r.Name == "" {
 		r.Name = container.Short(r.ID)
 	}
-	if !container.ValidName.MatchString(r.Name) {
+	if !container.ValidName(r.Name) {
 		errs = append(errs, fmt.Errorf("name %q: only letters, digits, '_', '.' and '-', beginning with a letter or digit", r.Name))
 	}
 	if cmd.Flags().Changed("entrypoint") {

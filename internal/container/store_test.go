@@ -235,3 +235,15 @@ func TestTheStateHasARoomKeptForItsEnd(t *testing.T) {
 		t.Errorf("the reserve is there still: %v", err)
 	}
 }
+
+func TestNamesAreDockers(t *testing.T) {
+	long := strings.Repeat("a", maxName)
+	for name, want := range map[string]bool{
+		"a": true, "A9": true, "0_.-": true, long: true,
+		"": false, "_a": false, ".a": false, "-a": false, "a/b": false, "a b": false, "é": false, "a\n": false, long + "a": false,
+	} {
+		if got := ValidName(name); got != want {
+			t.Errorf("ValidName(%q) = %t", name, got)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -52,9 +53,18 @@ const MediaTypeDisk = "application/vnd.runcvm.image.layer.v1.erofs"
 
 // Names are like Docker's, but lower and upper case, and without a registry that goes without saying.
 var (
-	nameRE = regexp.MustCompile(`^[A-Za-z0-9]+([._:-]+[A-Za-z0-9]+)*(/[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*)*$`)
-	tagRE  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	nameRE = lazily(`^[A-Za-z0-9]+([._:-]+[A-Za-z0-9]+)*(/[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*)*$`)
+	tagRE  = lazily(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 )
+
+// maxTag bounds a tag, in bytes.
+const maxTag = 128
+
+// lazily compiles a regular expression when it is first used: what is compiled at the program's start is a part of every
+// container's.
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // maxName bounds a name, so that its escaped form is a file name.
 const maxName = 200
@@ -72,14 +82,14 @@ func NormalizeName(name string) (string, error) {
 	if i := strings.LastIndexByte(full, ':'); i > strings.LastIndexByte(full, '/') {
 		base, tag = full[:i], full[i+1:]
 	}
-	if len(full) > maxName || !nameRE.MatchString(base) || !tagRE.MatchString(tag) {
+	if len(full) > maxName || len(tag) > maxTag || !nameRE().MatchString(base) || !tagRE().MatchString(tag) {
 		return "", fmt.Errorf("%w: %q is no name of an image: use letters, digits and ._-/ with an optional :tag, at most %d bytes",
 			errdefs.ErrInvalidArgument, name, maxName)
 	}
 	return base + ":" + tag, nil
 }
 
-var notInName = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+var notInName = lazily(`[^A-Za-z0-9._-]+`)
 
 // nameOfPath makes a name from the last part of a path.
 func nameOfPath(path string) (string, error) {
@@ -88,7 +98,7 @@ func nameOfPath(path string) (string, error) {
 	for _, suffix := range []string{".gz", ".tgz", ".xz", ".txz", ".zst", ".tzst", ".tar", ".oci"} {
 		base = strings.TrimSuffix(base, suffix)
 	}
-	name, err := NormalizeName(strings.Trim(notInName.ReplaceAllString(base, "-"), "._-"))
+	name, err := NormalizeName(strings.Trim(notInName().ReplaceAllString(base, "-"), "._-"))
 	if err != nil {
 		return "", fmt.Errorf("%w: no name of an image can be made of %q: give one", errdefs.ErrInvalidArgument, path)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 
@@ -199,7 +198,7 @@ func listed(all []candidate) string {
 }
 
 // tagOnly matches a reference name that is a tag without an image's name, as skopeo, buildah and umoci write it.
-var tagOnly = regexp.MustCompile(`^(latest|v?[0-9][A-Za-z0-9._-]*)$`)
+var tagOnly = lazily(`^(latest|v?[0-9][A-Za-z0-9._-]*)$`)
 
 // nameOfLayout makes a name of an image's annotations: containerd's full name first, then the specification's, which may be
 // a tag only.
@@ -208,7 +207,7 @@ func nameOfLayout(annotations map[string]string, path string) (string, error) {
 		return NormalizeName(full)
 	}
 	ref := annotations[ocispec.AnnotationRefName]
-	if ref != "" && !tagOnly.MatchString(ref) {
+	if ref != "" && !tagOnly().MatchString(ref) {
 		return NormalizeName(ref)
 	}
 	base, err := nameOfPath(path)

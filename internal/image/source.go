@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"regexp"
 	"strings"
 
 	"github.com/runcvm/runcvm/internal/image/layer"
@@ -168,7 +167,7 @@ func kindOfDir(root *os.Root) kind {
 
 // inArchive matches the first part of paths in a layout and in what docker save writes, now and in former versions. A root
 // file system has another one soon.
-var inArchive = regexp.MustCompile(`^(blobs|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar)?|)$`)
+var inArchive = lazily(`^(blobs|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar)?|)$`)
 
 // kindOfTar says what a tar is, by the names in it; it reads no further than it must. r is the uncompressed tar.
 func kindOfTar(ctx context.Context, r io.Reader) (kind, error) {
@@ -195,7 +194,7 @@ func kindOfTar(ctx context.Context, r io.Reader) (kind, error) {
 			return kindLayout, nil
 		case name == dockerManifestFile:
 			found = kindDocker // unless an oci-layout follows, which says more
-		case !inArchive.MatchString(first):
+		case !inArchive().MatchString(first):
 			return kindRoot, nil
 		}
 	}
