@@ -1,6 +1,7 @@
 package vsock
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -8,7 +9,7 @@ import (
 	"github.com/runcvm/runcvm/internal/emulator/vsock/vhostuser"
 )
 
-// Facts of Firecracker v1.16, vsock/csm/mod.rs and vsock/csm/connection.rs:
+// Facts of Firecracker v1.16, vsock/csm/mod.rs and vsock/csm/connection.rs.
 const (
 	// creditThreshold: the guest is told of free room when it thinks there is less than this (CONN_CREDIT_UPDATE_THRESHOLD).
 	creditThreshold = 4 << 10
@@ -211,10 +212,10 @@ func (c *conn) write(h *header, chain *vhostuser.Chain, io *iovecs) {
 	io.addChain(chain, packetHeaderSize, int(h.len))
 	if c.tx.len() == 0 {
 		n, err := io.send(c.fd)
-		for err == unix.EINTR {
+		for errors.Is(err, unix.EINTR) {
 			n, err = io.send(c.fd)
 		}
-		if err != nil && err != unix.EAGAIN {
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
 			c.kill() // the program has gone
 			return
 		}
@@ -238,7 +239,7 @@ func (c *conn) flush(io *iovecs) {
 	n, err := c.tx.flush(c.fd, io)
 	c.fwd += uint32(n)
 	switch {
-	case err != nil && err != unix.EAGAIN:
+	case err != nil && !errors.Is(err, unix.EAGAIN):
 		c.kill()
 	case c.state == statePeerClosed && c.recvOff && c.sendOff && c.tx.len() == 0:
 		c.pending |= pendRst

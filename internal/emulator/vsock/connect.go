@@ -51,7 +51,7 @@ func readFull(fd int, b []byte) error {
 	for len(b) > 0 {
 		n, err := unix.Read(fd, b)
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return errors.Join(errBadConnect, err)
 		case n == 0:
@@ -143,7 +143,7 @@ func (s *slowConnects) connect(path string) int {
 	if err == nil {
 		err = unix.EAGAIN
 	}
-	for deadline := time.Now().Add(slowConnectTimeout); err == unix.EAGAIN || err == unix.EINTR; {
+	for deadline := time.Now().Add(slowConnectTimeout); errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR); {
 		select {
 		case <-s.done:
 			err = unix.ECANCELED

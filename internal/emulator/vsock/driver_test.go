@@ -73,7 +73,6 @@ type ring struct {
 	availIdx, lastUsed     uint16
 	kick, call             *os.File
 	bufs                   [][]byte
-	lastKick               uint16
 	kickEvent, callEventfd int
 }
 

@@ -177,7 +177,7 @@ func TestLinuxGuest(t *testing.T) {
 	t.Run("200 connections from the host", func(t *testing.T) {
 		errs := make(chan error)
 		for range 200 {
-			go func() { errs <- m.echo(t, 100_000) }()
+			go func() { errs <- m.echo(100_000) }()
 		}
 		for range 200 {
 			if err := <-errs; err != nil {
@@ -286,7 +286,7 @@ func (m *machine) report(n int, start time.Time) {
 }
 
 // echo sends n bytes to the guest and reads them back.
-func (m *machine) echo(t testing.TB, n int) error {
+func (m *machine) echo(n int) error {
 	c, err := net.Dial("unix", m.uds)
 	if err != nil {
 		return err

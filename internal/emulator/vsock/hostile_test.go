@@ -259,7 +259,7 @@ func TestMessagesThatEndServe(t *testing.T) {
 			if err := unix.Sendmsg(d.conn, tc.b, unix.UnixRights(fds...), nil, 0); err != nil {
 				t.Fatal(err)
 			}
-			if tc.want == io.ErrUnexpectedEOF {
+			if errors.Is(tc.want, io.ErrUnexpectedEOF) {
 				_ = unix.Shutdown(d.conn, unix.SHUT_WR)
 			}
 			if err := <-served; !errors.Is(err, tc.want) {
@@ -297,4 +297,25 @@ func TestConfigSpace(t *testing.T) {
 	if got := d.reply(vhostuser.GetConfig); strings.Trim(string(got), "\x00") != "" {
 		t.Errorf("a request of one byte is answered by % x", got)
 	}
+}
+
+// The guest's memory that goes away under the device's feet ends Serve, not the process.
+func TestMemoryThatVanishes(t *testing.T) {
+	w := newWorld(t, linux61)
+	c, _ := w.open(5000)
+	w.silent()
+	w.stopped.Store(true) // the driver must not touch it either
+	signalFile(w.rx.call)
+	w.done.Wait()
+	if err := unix.Ftruncate(w.memfd, 0); err != nil {
+		t.Fatal(err)
+	}
+	signalFile(w.tx.kick)
+	if err := <-w.served; err == nil || !strings.Contains(err.Error(), "has gone") {
+		t.Errorf("Serve: %v", err)
+	}
+	if err := w.dev.Close(); err != nil {
+		t.Error(err)
+	}
+	closed(t, c)
 }

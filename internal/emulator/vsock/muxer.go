@@ -1,6 +1,7 @@
 package vsock
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -11,7 +12,7 @@ import (
 	"github.com/runcvm/runcvm/internal/emulator/vsock/vhostuser"
 )
 
-// Facts of Firecracker v1.16, vsock/unix/mod.rs:
+// Facts of Firecracker v1.16, vsock/unix/mod.rs.
 const (
 	// maxConnections bounds the connections (MAX_CONNECTIONS).
 	maxConnections = 1023
@@ -351,7 +352,7 @@ func (m *muxer) sayOK(c *conn) {
 func (m *muxer) request(key connKey, bufAlloc uint32) {
 	path := fmt.Sprintf("%s_%d", m.path, key.local)
 	fd, err := connectUnix(path)
-	if err == unix.EAGAIN && m.slow.start(key, bufAlloc, path) {
+	if errors.Is(err, unix.EAGAIN) && m.slow.start(key, bufAlloc, path) {
 		return
 	}
 	if err != nil {

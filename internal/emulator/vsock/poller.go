@@ -1,6 +1,7 @@
 package vsock
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -64,7 +65,7 @@ func (p *poller) wait(busy bool) error {
 		timeout = 0
 	}
 	n, err := unix.EpollWait(p.fd, p.events[:], timeout)
-	if err == unix.EINTR {
+	if errors.Is(err, unix.EINTR) {
 		return nil
 	}
 	if err != nil {

@@ -59,7 +59,7 @@ func accept(fd int) (int, error) {
 
 // transient says that an operation on a non-blocking descriptor is to be tried again later.
 func transient(err error) bool {
-	return err == unix.EAGAIN || err == unix.EINTR || err == unix.ECONNABORTED
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED)
 }
 
 // connectUnix connects to a Unix stream socket without waiting; EAGAIN says that the listener's backlog is full.

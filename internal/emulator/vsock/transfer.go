@@ -41,7 +41,7 @@ func (d *Device) Unwatch(i, fd int) { d.poll.unwatch(fd, d.kickTok[i]) }
 func (d *Device) onMessage(uint32) error {
 	for {
 		m, err := d.vhostConn.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			d.gone = true
 			return nil
 		}
@@ -108,7 +108,7 @@ func (d *Device) fromGuest() error {
 			break
 		}
 		err := q.Pop(c, false)
-		if err == vhostuser.ErrEmpty {
+		if errors.Is(err, vhostuser.ErrEmpty) {
 			if q.WantKick() {
 				break
 			}
@@ -154,7 +154,7 @@ func (d *Device) toGuest() error {
 		}
 		c := &d.chains[0]
 		err := d.popRX(q, c)
-		if err == vhostuser.ErrEmpty {
+		if errors.Is(err, vhostuser.ErrEmpty) {
 			if q.WantKick() {
 				break
 			}
@@ -221,7 +221,7 @@ func (d *Device) receive(q *vhostuser.Queue, c *conn, h *header) error {
 			break
 		}
 		err := d.popRX(q, &d.chains[popped])
-		if err == vhostuser.ErrEmpty {
+		if errors.Is(err, vhostuser.ErrEmpty) {
 			break
 		}
 		if err != nil || len(v.pieces)+len(d.chains[popped].Segs) > maxIovecs {
@@ -235,9 +235,9 @@ func (d *Device) receive(q *vhostuser.Queue, c *conn, h *header) error {
 	n, err := v.receive(c.fd)
 	c.pending &^= pendRW
 	switch {
-	case err == unix.EINTR:
+	case errors.Is(err, unix.EINTR):
 		q.Undo(popped)
-	case err == unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		c.readable = false
 		q.Undo(popped)
 	case err != nil:

@@ -1,6 +1,8 @@
 package vsock
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -43,7 +45,7 @@ func (t *txBuf) flush(fd int, io *iovecs) (int, error) {
 		io.reset()
 		io.add(t.data[from:end])
 		n, err := io.send(fd)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {

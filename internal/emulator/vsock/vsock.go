@@ -9,7 +9,7 @@
 // on it run on Firecracker later. Where a comment says "Firecracker v1.16", the file named is below src/vmm/src/devices/virtio.
 //
 // Calls: Listen, then Serve once; Close at any time and from any goroutine, more than once too. Listen binds both sockets, so
-// QEMU can be started as soon as it returns.
+// QEMU can be started as soon as it returns. Where QEMU is to inherit its end of the connection, Frontend comes in between.
 //
 // One goroutine does everything: it waits in epoll for QEMU's messages, the guest's notifications and the Unix sockets, moves
 // data between sockets and the guest's memory without a copy in between, and sleeps without a timer when there is nothing
@@ -22,6 +22,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +38,8 @@ type Config struct {
 	// UDSPath is where host programs connect; it must not exist. At most 107 bytes, and with "_" and a port number
 	// appended too for what the guest is to reach.
 	UDSPath string
-	// BackendSocket is the path of the Unix socket that QEMU connects to; it must not exist.
+	// BackendSocket is the path of the Unix socket that QEMU connects to; it must not exist. Empty: there is none, and
+	// Device.Frontend is QEMU's end of the connection.
 	BackendSocket string
 	// Logger gets what goes wrong; nil for nothing.
 	Logger *slog.Logger
@@ -60,7 +63,8 @@ type Device struct {
 	wake int // eventfd: Close, the end of Serve's context, or a finished connect
 	mux  *muxer
 	host *listener // UDSPath
-	qemu *listener // BackendSocket
+	qemu *listener // BackendSocket, until QEMU has connected
+	end  *os.File  // QEMU's end, until Frontend has handed it over
 
 	vhostConn *vhostuser.Conn
 	vhost     *vhostuser.Backend
@@ -108,19 +112,43 @@ func (d *Device) listen() error {
 	if d.host, err = listenUnix(d.cfg.UDSPath); err != nil {
 		return err
 	}
+	d.mux = newMuxer(d.cfg, d.log, d.poll, d.host.fd, d.wakeUp)
+	if d.cfg.BackendSocket == "" {
+		return d.connect()
+	}
 	if d.qemu, err = listenUnix(d.cfg.BackendSocket); err != nil {
 		return err
 	}
-	d.mux = newMuxer(d.cfg, d.log, d.poll, d.host.fd, d.wakeUp)
-	if _, err := d.poll.watch(d.qemu.fd, unix.EPOLLIN, d.onQEMU); err != nil {
-		return err
+	_, err = d.poll.watch(d.qemu.fd, unix.EPOLLIN, d.onQEMU)
+	return err
+}
+
+// connect makes the connection to QEMU itself.
+func (d *Device) connect() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make a socket pair for QEMU: %w", err)
 	}
-	return nil
+	d.end = os.NewFile(uintptr(pair[1]), "vhost-user")
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		return errors.Join(err, unix.Close(pair[0]))
+	}
+	return d.attach(pair[0])
+}
+
+// Frontend hands over QEMU's end of the connection, where Config.BackendSocket is empty: QEMU inherits it as -chardev
+// socket,fd=N. The caller closes it once QEMU has started, so that QEMU's end is seen. There is one: later calls return nil.
+func (d *Device) Frontend() *os.File {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.end
+	d.end = nil
+	return f
 }
 
 // Serve answers QEMU and carries connections until QEMU disconnects (nil, or why the device had stopped working before), ctx is
 // done (its error), or Close is called (ErrClosed). It may be called once.
-func (d *Device) Serve(ctx context.Context) error {
+func (d *Device) Serve(ctx context.Context) (err error) {
 	d.mu.Lock()
 	if d.closed || d.serving != nil {
 		d.mu.Unlock()
@@ -131,6 +159,17 @@ func (d *Device) Serve(ctx context.Context) error {
 	d.mu.Unlock()
 
 	defer context.AfterFunc(ctx, d.wakeUp)()
+	// The guest's memory is a file of QEMU's. Where that is cut short, touching it is a fault, which must not end the process.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			fault, ok := p.(interface{ Addr() uintptr })
+			if !ok {
+				panic(p)
+			}
+			err = fmt.Errorf("vsock device stopped: the guest's memory at %#x has gone: %v", fault.Addr(), p)
+		}
+	}()
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -182,6 +221,9 @@ func (d *Device) release() error {
 		errs = append(errs, d.vhostConn.Close())
 	}
 	errs = append(errs, d.host.close(), d.qemu.close())
+	if f := d.Frontend(); f != nil {
+		errs = append(errs, f.Close())
+	}
 	if d.poll != nil {
 		errs = append(errs, d.poll.close())
 	}
@@ -225,10 +267,15 @@ func (d *Device) onQEMU(uint32) error {
 	if err := d.qemu.close(); err != nil {
 		d.log.Warn("remove QEMU's socket", "error", err)
 	}
+	return d.attach(fd)
+}
+
+// attach takes a connected socket of the front-end's.
+func (d *Device) attach(fd int) error {
 	d.vhostConn = vhostuser.NewConn(fd)
 	// Firecracker v1.16, vsock/device.rs: read_config: guest_cid, a little-endian 64-bit number, is all there is.
 	config := binary.LittleEndian.AppendUint64(nil, uint64(d.cfg.GuestCID))
 	d.vhost = vhostuser.NewBackend(d.vhostConn, d, numQueues, vhostuser.FeatureVersion1|vhostuser.FeatureEventIdx, config)
-	_, err = d.poll.watch(fd, unix.EPOLLIN, d.onMessage)
+	_, err := d.poll.watch(fd, unix.EPOLLIN, d.onMessage)
 	return err
 }

@@ -2,6 +2,7 @@ package vsock
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -568,19 +569,81 @@ func TestHostThatVanishes(t *testing.T) {
 	w.expect(opRst, 5001, host)
 }
 
+// A program that goes away instead of taking what is held ends the connection that the guest has closed.
+func TestHostThatVanishesAfterTheGuest(t *testing.T) {
+	w := newWorld(t, linux61)
+	c, host := w.open(5000)
+	w.fill(5000, host)
+	w.opFlags(opShutdown, 5000, host, 3)
+	w.silent()
+	c.Close()
+	w.expect(opRst, 5000, host)
+}
+
+// QEMU can inherit its end of the connection.
+func TestFrontend(t *testing.T) {
+	dev, err := Listen(Config{GuestCID: testCID, UDSPath: t.TempDir() + "/v.sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := dev.serve(t)
+	end := dev.Frontend()
+	if dev.Frontend() != nil {
+		t.Error("there are two ends")
+	}
+	if _, err := end.Write(append(words32(1, 1), words32(0)...)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 20)
+	if _, err := io.ReadFull(end, b); err != nil || b[12+3] == 0 {
+		t.Errorf("features % x, %v", b, err)
+	}
+	end.Close()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+func TestServeEnds(t *testing.T) {
+	t.Run("with its context", func(t *testing.T) {
+		dev := newDevice(t)
+		defer dev.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		served := make(chan error)
+		go func() { served <- dev.Serve(ctx) }()
+		cancel()
+		if err := <-served; !errors.Is(err, context.Canceled) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Run("with Close", func(t *testing.T) {
+		dev := newDevice(t)
+		served := dev.serve(t)
+		d := newDriver(t, dev, linux61)
+		if err := dev.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, ErrClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+		d.close()
+		if err := dev.Serve(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("Serve after Close: %v", err)
+		}
+	})
+}
+
 func TestConnectionLimit(t *testing.T) {
 	w := newWorld(t, linux61)
 	l := w.listen(80)
-	go func() {
-		for {
-			if _, err := l.Accept(); err != nil {
-				return
-			}
-		}
-	}()
 	for i := range uint32(maxConnections) {
 		w.op(opRequest, i, 80)
 		w.expect(opResponse, i, 80)
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
 	}
 	w.op(opRequest, maxConnections, 80)
 	w.expect(opRst, maxConnections, 80)

@@ -141,9 +141,9 @@ func (c *Conn) Read() (*Message, error) {
 		// Never more than the current message is read, so its descriptors can't be mistaken for the next one's.
 		n, oobn, flags, _, err := unix.Recvmsg(c.fd, c.buf[c.n:want], c.oob[:], unix.MSG_CMSG_CLOEXEC)
 		switch {
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return nil, nil
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("read from the vhost-user socket: %w", err)

@@ -200,7 +200,7 @@ func (q *Queue) WantKick() bool {
 func (q *Queue) DrainKick() error {
 	var b [8]byte
 	_, err := unix.Read(q.kick, b[:])
-	if err != nil && err != unix.EAGAIN && err != unix.EINTR {
+	if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("read a virtqueue's notification: %w", err)
 	}
 	return nil
@@ -218,10 +218,10 @@ func signal(fd int) error {
 	binary.NativeEndian.PutUint64(b[:], 1)
 	for {
 		_, err := unix.Write(fd, b[:])
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil && err != unix.EAGAIN {
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
 			return fmt.Errorf("notify: %w", err)
 		}
 		return nil
