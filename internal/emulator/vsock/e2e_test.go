@@ -3,10 +3,12 @@
 package vsock
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,6 +31,7 @@ type machine struct {
 	t       testing.TB
 	uds     string
 	console string
+	monitor string // QEMU's, for people's commands
 }
 
 // boot starts the guest and returns when it serves. The kernel is $RUNCVM_TEST_KERNEL, or the one that `make setup` unpacked.
@@ -53,9 +56,8 @@ func boot(t testing.TB) *machine {
 		t.Fatal(err)
 	}
 
-	m := &machine{t: t, uds: filepath.Join(dir, "v.sock"), console: filepath.Join(dir, "console")}
-	backend := filepath.Join(dir, "vhost.sock")
-	d, err := Listen(Config{GuestCID: 42, UDSPath: m.uds, BackendSocket: backend,
+	m := &machine{t: t, uds: filepath.Join(dir, "v.sock"), console: filepath.Join(dir, "console"), monitor: filepath.Join(dir, "monitor")}
+	d, err := Listen(Config{GuestCID: 42, UDSPath: m.uds,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -66,14 +68,17 @@ func boot(t testing.TB) *machine {
 	qemu := exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "microvm,acpi=on,memory-backend=mem", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "512M",
 		"-object", "memory-backend-memfd,id=mem,size=512M,share=on",
-		"-chardev", "socket,id=vsock,path="+backend, "-device", "vhost-user-vsock-device,chardev=vsock",
+		"-chardev", "socket,id=vsock,fd=3", "-monitor", "unix:"+m.monitor+",server=on,wait=off", "-device", "vhost-user-vsock-device,chardev=vsock",
 		"-serial", "file:"+m.console, "-kernel", k.Vmlinux, "-initrd", initrd,
 		"-append", fmt.Sprintf("console=ttyS0 reboot=t panic=-1 tsc_early_khz=%d", tscKHz(t)))
+	end := d.Frontend()
+	qemu.ExtraFiles = []*os.File{end} // descriptor 3
 	qemu.Stderr = os.Stderr
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := qemu.Start(); err != nil {
 		t.Fatal(err)
 	}
+	_ = end.Close()
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := os.ReadFile(m.console)
@@ -227,6 +232,34 @@ func TestLinuxGuest(t *testing.T) {
 			t.Error(got)
 		}
 	})
+	t.Run("connections outlive a pause", func(t *testing.T) {
+		m := m.sub(t)
+		c := m.dial(5000)
+		fmt.Fprint(c, "before\n")
+		if got := readLine(t, c); got != "before\n" {
+			t.Error(got)
+		}
+		m.command("stop")
+		fmt.Fprint(c, "while it was paused\n")
+		late, err := net.Dial("unix", m.uds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer late.Close()
+		fmt.Fprint(late, "CONNECT 5000\nanother\n")
+		_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if n, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the paused guest sent %d bytes, %v", n, err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+		m.command("cont")
+		if got := readLine(t, c); got != "while it was paused\n" {
+			t.Error(got)
+		}
+		if got := readLine(t, late) + readLine(t, late); !strings.HasSuffix(got, "\nanother\n") {
+			t.Error(got)
+		}
+	})
 	t.Run("a reader that stops holds up nobody", func(t *testing.T) {
 		stuck := m.sub(t).dial(5005)
 		_ = stuck.SetWriteDeadline(time.Now().Add(2 * time.Second))
@@ -239,7 +272,32 @@ func TestLinuxGuest(t *testing.T) {
 	})
 }
 
-func (m *machine) sub(t testing.TB) *machine { return &machine{t: t, uds: m.uds, console: m.console} }
+func (m *machine) sub(t testing.TB) *machine {
+	return &machine{t: t, uds: m.uds, console: m.console, monitor: m.monitor}
+}
+
+// command gives QEMU's monitor a command and waits until it was carried out.
+func (m *machine) command(line string) {
+	m.t.Helper()
+	c, err := net.Dial("unix", m.monitor)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	for i, r := 0, bufio.NewReader(c); i < 2; i++ { // a prompt before the command and one after it
+		for seen := ""; !strings.HasSuffix(seen, "(qemu) "); {
+			b, err := r.ReadByte()
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			seen += string(b)
+		}
+		if i == 0 {
+			fmt.Fprintln(c, line)
+		}
+	}
+}
 
 func (m *machine) takes(n int) {
 	m.t.Helper()
