@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // A stream is one vsock connection for one of a process's standard files. Firecracker's vsock has no half-close and drops
@@ -172,7 +173,7 @@ func Send(conn io.ReadWriter, r io.ReadCloser) error {
 		if n > 0 {
 			binary.BigEndian.PutUint32(buf[1:], uint32(n))
 			if _, err := conn.Write(buf[:headerSize+n]); err != nil {
-				return errors.Join(fmt.Errorf("send: %w", err), r.Close())
+				return errors.Join(lost(err, ack), r.Close())
 			}
 		}
 		if err == nil {
@@ -187,7 +188,7 @@ func Send(conn io.ReadWriter, r io.ReadCloser) error {
 		default:
 		}
 		if werr := writeFrame(conn, frameEOF, nil); werr != nil {
-			return fmt.Errorf("send: %w", werr)
+			return lost(werr, ack)
 		}
 		if aerr := <-ack; aerr != nil {
 			return fmt.Errorf("send: not acknowledged: %w", aerr)
@@ -199,6 +200,24 @@ func Send(conn io.ReadWriter, r io.ReadCloser) error {
 	}
 }
 
+// ackGrace is how long Send looks for an acknowledgement on a connection that takes no more: one that is there comes at once.
+const ackGrace = time.Second
+
+// lost says why a connection takes no more: a receiver whose reader is gone acknowledges and then closes, which the sender may
+// first notice in its next write.
+func lost(err error, ack <-chan error) error {
+	t := time.NewTimer(ackGrace)
+	defer t.Stop()
+	select {
+	case early := <-ack:
+		if early == nil {
+			return ErrReaderGone
+		}
+	case <-t.C:
+	}
+	return fmt.Errorf("send: %w", err)
+}
+
 // Receive copies the peer's bytes to w until the peer says that it ends, and acknowledges. When w fails, Receive
 // acknowledges at once, so that the sender stops, and returns w's error; a connection that ends without EOF is
 // io.ErrUnexpectedEOF.
@@ -206,16 +225,13 @@ func Receive(conn io.ReadWriter, w io.Writer) error {
 	buf := make([]byte, MaxPayload)
 	for {
 		kind, n, err := readHeader(conn)
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
 		if err != nil {
-			return fmt.Errorf("receive: %w", err)
+			return fmt.Errorf("receive: %w", unexpected(err))
 		}
 		switch kind {
 		case frameData:
 			if _, err := io.ReadFull(conn, buf[:n]); err != nil {
-				return fmt.Errorf("receive: %w", err)
+				return fmt.Errorf("receive: %w", unexpected(err))
 			}
 			if _, err := w.Write(buf[:n]); err != nil {
 				return errors.Join(err, writeFrame(conn, frameAck, nil))
@@ -226,4 +242,12 @@ func Receive(conn io.ReadWriter, w io.Writer) error {
 			return fmt.Errorf("receive: %w: frame of type %d from the sender", ErrProtocol, kind)
 		}
 	}
+}
+
+// unexpected makes the end of a connection an error where the stream has not ended.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
