@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/status"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
 )
@@ -118,7 +119,7 @@ func (a *agent) openStream(c net.Conn) {
 	}
 	if err != nil {
 		slog.Warn("a stream was refused", "container", id, "stream", kind, "error", err)
-		if guestapi.Refuse(c, err.Error()) == nil {
+		if guestapi.Refuse(c, status.Convert(err).Message()) == nil {
 			linger(c)
 		}
 		c.Close()

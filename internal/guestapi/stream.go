@@ -173,11 +173,9 @@ func Send(conn io.ReadWriter, r io.ReadCloser) error {
 		if n > 0 {
 			binary.BigEndian.PutUint32(buf[1:], uint32(n))
 			if _, err := conn.Write(buf[:headerSize+n]); err != nil {
-				return errors.Join(lost(err, ack), r.Close())
+				_ = r.Close()
+				return lost(err, ack)
 			}
-		}
-		if err == nil {
-			continue
 		}
 		select {
 		case early := <-ack:
@@ -186,6 +184,9 @@ func Send(conn io.ReadWriter, r io.ReadCloser) error {
 			}
 			return fmt.Errorf("send: connection lost: %w", early)
 		default:
+		}
+		if err == nil {
+			continue
 		}
 		if werr := writeFrame(conn, frameEOF, nil); werr != nil {
 			return lost(werr, ack)

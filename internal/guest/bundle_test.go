@@ -1,0 +1,152 @@
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestReadEntrypoint(t *testing.T) {
+	for name, tt := range map[string]struct {
+		content string
+		want    []string // nil: an error
+	}{
+		"one":                     {`["true"]`, []string{"true"}},
+		"all kinds of arguments":  {`["sh","-c","a\nb","","\"'","-x","äöü€😀"]`, []string{"sh", "-c", "a\nb", "", `"'`, "-x", "äöü€😀"}},
+		"100 KiB":                 {`["echo","` + strings.Repeat("x", 100<<10) + `"]`, []string{"echo", strings.Repeat("x", 100<<10)}},
+		"empty file":              {``, nil},
+		"empty array":             {`[]`, nil},
+		"null":                    {`null`, nil},
+		"empty command":           {`[""]`, nil},
+		"a string":                {`"true"`, nil},
+		"numbers":                 {`[1]`, nil},
+		"truncated":               {`["sh"`, nil},
+		"two values":              {`["sh"]["sh"]`, nil},
+		"NUL":                     {`["a\u0000b"]`, nil},
+		"more than anybody reads": {`["` + strings.Repeat("x", maxEntrypoint) + `"]`, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "entrypoint")
+			if err := os.WriteFile(path, []byte(tt.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, err := readEntrypoint(path)
+			if (err == nil) != (tt.want != nil) || !reflect.DeepEqual(got, tt.want) {
+				t.Fatalf("%.200q, %v", got, err)
+			}
+		})
+	}
+	t.Run("missing", func(t *testing.T) {
+		if _, err := readEntrypoint(filepath.Join(t.TempDir(), "x")); !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestBoundedCommandInTheLog(t *testing.T) {
+	if got := bounded([]string{"sh", "-c", "a<b && c\n"}); got != `["sh","-c","a<b && c\n"]` {
+		t.Errorf("%s", got)
+	}
+	long := bounded([]string{"echo", strings.Repeat("x", 1<<20), "end"})
+	if len(long) > maxLoggedEntrypoint+64 || !strings.HasSuffix(long, `"..."]`) {
+		t.Errorf("%d bytes: %.50s", len(long), long)
+	}
+}
+
+const hostSpec = `{"ociVersion":"1.0.2","hostname":"h","futureField":{"a":[1,2.50]},
+ "root":{"path":"rootfs","readonly":true},
+ "process":{"env":["PATH=/bin"],"cwd":"/w","user":{"uid":5,"gid":6,"umask":18,"additionalGids":[7]},"capabilities":{"bounding":["CAP_KILL"]}},
+ "mounts":[{"destination":"/proc","type":"proc"},{"destination":"/data"}],
+ "annotations":{"dev.runcvm.user":"app","other":"x"},
+ "linux":{"maskedPaths":["/proc/kcore"],"resources":{"memory":{"limit":12345678901234}}}}`
+
+func complete(t *testing.T, spec string, resolve func(string) (execUser, error)) (map[string]any, *process, error) {
+	t.Helper()
+	out, p, err := completeConfig([]byte(spec), []string{"cmd", "arg"}, "/rootfs", "/runcvm/c", resolve)
+	if err != nil {
+		return nil, nil, err
+	}
+	var m map[string]any
+	d := json.NewDecoder(strings.NewReader(string(out)))
+	d.UseNumber()
+	if err := d.Decode(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m, p, nil
+}
+
+func TestCompleteConfig(t *testing.T) {
+	app := func(name string) (execUser, error) {
+		if name != "app" {
+			t.Errorf("resolved %q", name)
+		}
+		return execUser{UID: 1000, GID: 1001, AdditionalGids: []uint32{1002}, home: "/home/app"}, nil
+	}
+	m, p, err := complete(t, hostSpec, app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string]any
+	d := json.NewDecoder(strings.NewReader(`{"ociVersion":"1.0.2","hostname":"h","futureField":{"a":[1,2.50]},
+	 "root":{"path":"/rootfs","readonly":true},
+	 "process":{"args":["cmd","arg"],"env":["PATH=/bin","HOME=/home/app"],"cwd":"/w",
+	   "user":{"uid":1000,"gid":1001,"umask":18,"additionalGids":[1002,7]},"capabilities":{"bounding":["CAP_KILL"]}},
+	 "mounts":[{"destination":"/proc","type":"proc"},{"destination":"/data"}],
+	 "annotations":{"other":"x"},
+	 "linux":{"maskedPaths":["/proc/kcore"],"cgroupsPath":"/runcvm/c","resources":{"memory":{"limit":12345678901234}}}}`))
+	d.UseNumber()
+	if err := d.Decode(&want); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(m, want) {
+		t.Errorf("got  %v\nwant %v", m, want)
+	}
+	if !reflect.DeepEqual(p.mounts, []string{"/proc", "/data"}) || p.user.UID != 1000 || p.cwd != "/w" {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestCompleteConfigLeavesWhatTheHostHasDecided(t *testing.T) {
+	never := func(string) (execUser, error) {
+		t.Error("resolved a user that was not asked for")
+		return execUser{}, nil
+	}
+	m, p, err := complete(t, strings.Replace(hostSpec, `"dev.runcvm.user":"app",`, "", 1), never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.user.UID != 5 || p.user.GID != 6 || !reflect.DeepEqual(p.user.AdditionalGids, []uint32{7}) || hasEnv(p.env, "HOME") {
+		t.Errorf("%+v", p)
+	}
+	if u := m["process"].(map[string]any)["user"].(map[string]any); u["uid"] != json.Number("5") {
+		t.Errorf("%v", u)
+	}
+	t.Run("HOME too", func(t *testing.T) {
+		_, p, err := complete(t, strings.Replace(hostSpec, `"PATH=/bin"`, `"HOME=/x"`, 1),
+			func(string) (execUser, error) { return execUser{home: "/y"}, nil })
+		if err != nil || !reflect.DeepEqual(p.env, []string{"HOME=/x"}) {
+			t.Errorf("%v %v", p, err)
+		}
+	})
+}
+
+func TestCompleteConfigRefuses(t *testing.T) {
+	refused := errors.New("no such user")
+	for name, spec := range map[string]string{
+		"no JSON":         "x",
+		"no process":      `{"root":{},"linux":{}}`,
+		"no root":         `{"process":{},"linux":{}}`,
+		"no linux":        `{"process":{},"root":{}}`,
+		"an array":        `[]`,
+		"env of numbers":  `{"process":{"env":[1]},"root":{},"linux":{}}`,
+		"an unknown user": hostSpec,
+	} {
+		if _, _, err := complete(t, spec, func(string) (execUser, error) { return execUser{}, refused }); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
