@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -39,6 +40,7 @@ func Main() int {
 	if err != nil {
 		return exitCode(err)
 	}
+	go debug.FreeOSMemory() // what the start alone needed, above all where it built an image's disk
 	return m.supervise(context.Background())
 }
 

@@ -56,8 +56,8 @@ const (
 	entropyBytes = 64
 	// shutdownTimeout bounds the guest's orderly end, mostly the write-back of its page cache.
 	shutdownTimeout = 20 * time.Second
-	// evidenceLines is how much of each log an error carries: a kernel's panic has its reason above some 20 lines of trace.
-	evidenceLines = 30
+	// evidenceLines is how much of each log an error carries: a kernel's panic has its reason above some 30 lines of trace.
+	evidenceLines = 40
 )
 
 // Sandbox is one microVM.
@@ -76,7 +76,7 @@ type Sandbox struct {
 	keepers sync.WaitGroup
 }
 
-// Launch runs the VMM; nothing of the guest is needed yet.
+// Launch runs the VMM and gives it what needs no disk and no kernel, since those may still be in the making.
 func Launch(ctx context.Context, cfg Config) (*Sandbox, error) {
 	defer cfg.Timeline.Phase("vmm")()
 	s := &Sandbox{cfg: cfg, stop: func() {}}
@@ -93,11 +93,25 @@ func Launch(ctx context.Context, cfg Config) (*Sandbox, error) {
 	if err != nil {
 		return nil, errors.Join(s.evidence(err), s.console.Close(), s.vmmLog.Close())
 	}
-	if s.version, err = s.vmm.Version(ctx); err != nil {
+	if s.version, err = s.vmm.Version(ctx); err == nil {
+		err = s.configureMachine(ctx)
+	}
+	if err != nil {
 		s.Kill()
 		return nil, s.evidence(err)
 	}
 	return s, nil
+}
+
+func (s *Sandbox) configureMachine(ctx context.Context) error {
+	err := s.vmm.PutMachineConfig(ctx, firecracker.MachineConfig{VCPUCount: s.cfg.VCPUs, MemSizeMiB: s.cfg.MemoryMiB})
+	if err != nil {
+		return err
+	}
+	if err := s.vmm.PutVsock(ctx, firecracker.Vsock{GuestCID: guestCID, UDSPath: s.cfg.Vsock}); err != nil {
+		return err
+	}
+	return s.vmm.PutEntropy(ctx)
 }
 
 // vmID cuts a container's id to what Firecracker takes: [A-Za-z0-9-]{1,64}.
@@ -145,27 +159,14 @@ func (s *Sandbox) Boot(ctx context.Context, files BootFiles) error {
 }
 
 func (s *Sandbox) configure(ctx context.Context, files BootFiles) error {
-	calls := []func() error{
-		func() error {
-			return s.vmm.PutMachineConfig(ctx, firecracker.MachineConfig{VCPUCount: s.cfg.VCPUs, MemSizeMiB: s.cfg.MemoryMiB})
-		},
-		func() error {
-			return s.vmm.PutBootSource(ctx, firecracker.BootSource{
-				KernelImagePath: files.Kernel, InitrdPath: files.Initramfs, BootArgs: s.commandLine(),
-			})
-		},
-		func() error {
-			return s.vmm.PutVsock(ctx, firecracker.Vsock{GuestCID: guestCID, UDSPath: s.cfg.Vsock})
-		},
-		func() error { return s.vmm.PutEntropy(ctx) },
+	err := s.vmm.PutBootSource(ctx, firecracker.BootSource{
+		KernelImagePath: files.Kernel, InitrdPath: files.Initramfs, BootArgs: s.commandLine(),
+	})
+	if err != nil {
+		return err
 	}
 	for _, d := range files.Drives {
-		calls = append(calls, func() error {
-			return s.vmm.PutDrive(ctx, firecracker.Drive{ID: d.ID, PathOnHost: d.Path, IsReadOnly: d.ReadOnly})
-		})
-	}
-	for _, call := range calls {
-		if err := call(); err != nil {
+		if err := s.vmm.PutDrive(ctx, firecracker.Drive{ID: d.ID, PathOnHost: d.Path, IsReadOnly: d.ReadOnly}); err != nil {
 			return err
 		}
 	}
