@@ -5,26 +5,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
+	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/rootfs/erofs"
+	"github.com/runcvm/runcvm/internal/rootfs/ext4"
 )
 
-// MinWritable is the smallest writable disk, in bytes: with less, mke2fs makes no journal.
-const MinWritable = 16 << 20
+// MinWritable and MaxWritable bound a writable disk, in bytes.
+const (
+	MinWritable = ext4.MinSize
+	MaxWritable = ext4.MaxSize
+)
 
 // WritableOptions describe a container's own disk.
 type WritableOptions struct {
-	// Size is the disk's, in bytes, a limit to what the container writes; a multiple of 4096 of at least MinWritable.
+	// Size is the disk's, in bytes, a limit to what the container writes; a multiple of 4096 between MinWritable and MaxWritable.
 	Size int64
 	// UUID is the file system's, lower case and with dashes.
 	UUID string
@@ -43,28 +46,32 @@ func CreateWritable(ctx context.Context, path string, o WritableOptions) (err er
 	if err != nil {
 		return err
 	}
-	if o.Size < MinWritable || o.Size%4096 != 0 {
-		return fmt.Errorf("writable disk of %d bytes: the size must be a multiple of 4096 and at least %d", o.Size, MinWritable)
+	if o.Size < MinWritable || o.Size > MaxWritable || o.Size%ext4.BlockSize != 0 {
+		return fmt.Errorf("writable disk of %d bytes: the size must be a multiple of %d between %d and %d", o.Size, ext4.BlockSize,
+			int64(MinWritable), int64(MaxWritable))
+	}
+	id, err := uuid.Parse(o.UUID)
+	if err != nil || id.String() != o.UUID {
+		return fmt.Errorf("writable disk: %q is no UUID in lower case", o.UUID)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("make writable disk: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("make writable disk: %w", err)
 	}
 	defer func() {
+		err = errors.Join(err, f.Close())
 		if err != nil {
 			err = fmt.Errorf("make writable disk %s: %w", path, errors.Join(err, os.Remove(path)))
 		}
 	}()
-	defer func() { err = errors.Join(err, f.Close()) }()
-	stage, err := os.MkdirTemp(filepath.Dir(path), ".stage-")
-	if err != nil {
+	if err := f.Truncate(o.Size); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(stage)) }()
-	if err := fillStage(stage, entrypoint, o); err != nil {
-		return err
-	}
-	if err := format(ctx, f, stage, o); err != nil {
+	now := time.Now()
+	if err := ext4.Format(f, ext4.Options{Size: o.Size, UUID: id, Time: now, Files: stage(o, entrypoint, now)}); err != nil {
 		return err
 	}
 	slog.DebugContext(ctx, "Injected /"+guestapi.StageDir+"/"+guestapi.EntrypointFile, "path", path, "entrypoint", o.Entrypoint)
@@ -87,95 +94,20 @@ func encodeEntrypoint(args []string) ([]byte, error) {
 	return json.Marshal(args)
 }
 
-// fillStage writes what the fresh file system is to contain.
-func fillStage(stage string, entrypoint []byte, o WritableOptions) error {
-	dir := filepath.Join(stage, guestapi.StageDir)
-	upper := filepath.Join(stage, guestapi.UpperDir)
-	root := o.Root
-	if root == (erofs.Attributes{}) {
-		root.Mode = 0o755
-	}
+// stage is what a fresh disk contains.
+func stage(o WritableOptions, entrypoint []byte, now time.Time) []ext4.File {
 	// The overlay's root directory is the upper one.
-	atime := unix.Timespec{Sec: root.Mtime, Nsec: int64(root.MtimeNsec)}
-	err := errors.Join(
-		os.Mkdir(dir, 0o700),
-		os.Mkdir(filepath.Join(stage, guestapi.WorkDir), 0o700),
-		os.Mkdir(upper, 0o700),
-		os.WriteFile(filepath.Join(dir, guestapi.EntrypointFile), entrypoint, 0o600),
-		os.WriteFile(filepath.Join(dir, guestapi.ConfigFile), o.Config, 0o600),
-		os.Chown(upper, int(root.UID), int(root.GID)),
-		unix.Chmod(upper, root.Mode&0o7777),
-		unix.UtimesNanoAt(unix.AT_FDCWD, upper, []unix.Timespec{atime, atime}, 0),
-	)
-	if err != nil {
-		return fmt.Errorf("stage: %w", err)
+	upper := ext4.File{Name: guestapi.UpperDir, Mode: unix.S_IFDIR | 0o755, Mtime: now}
+	if o.Root != (erofs.Attributes{}) {
+		upper.Mode, upper.UID, upper.GID = unix.S_IFDIR|o.Root.Mode&0o7777, o.Root.UID, o.Root.GID
+		upper.Mtime = time.Unix(o.Root.Mtime, int64(o.Root.MtimeNsec))
 	}
-	return nil
-}
-
-// features are all that the file system has: nothing is left to the version or configuration of the host's mke2fs.
-// metadata_csum is what lets mke2fs leave inode tables unwritten.
-const features = "none,has_journal,extent,64bit,flex_bg,metadata_csum,dir_index,dir_nlink,extra_isize,ext_attr,filetype," +
-	"huge_file,large_file,sparse_super"
-
-// format makes the file system in memory and copies what is not empty: mke2fs waits for the disk several times, which on a busy
-// one takes longer than all other work of a start. Nothing else of a container is forced to the disk either.
-func format(ctx context.Context, f *os.File, stage string, o WritableOptions) error {
-	fd, err := unix.MemfdCreate("rootfs", unix.MFD_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("make a file in memory: %w", err)
+	return []ext4.File{
+		{Name: guestapi.StageDir, Mode: unix.S_IFDIR | 0o700, Mtime: now, Children: []ext4.File{
+			{Name: guestapi.EntrypointFile, Mode: unix.S_IFREG | 0o600, Mtime: now, Data: entrypoint},
+			{Name: guestapi.ConfigFile, Mode: unix.S_IFREG | 0o600, Mtime: now, Data: o.Config},
+		}},
+		upper,
+		{Name: guestapi.WorkDir, Mode: unix.S_IFDIR | 0o700, Mtime: now},
 	}
-	mem := os.NewFile(uintptr(fd), "rootfs in memory")
-	defer mem.Close()
-	if err := mem.Truncate(o.Size); err != nil {
-		return fmt.Errorf("make a file in memory: %w", err)
-	}
-	if err := mke2fs(ctx, mem, stage, o.UUID); err != nil {
-		return err
-	}
-	if err := f.Truncate(o.Size); err != nil {
-		return err
-	}
-	return copyData(f, mem)
-}
-
-// copyData copies the parts of a sparse file that are not holes to their places in an empty file.
-func copyData(to, from *os.File) error {
-	for end := int64(0); ; {
-		start, err := unix.Seek(int(from.Fd()), end, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil // only a hole follows
-		}
-		if err != nil {
-			return fmt.Errorf("find data: %w", err)
-		}
-		if end, err = unix.Seek(int(from.Fd()), start, unix.SEEK_HOLE); err != nil {
-			return fmt.Errorf("find the data's end: %w", err)
-		}
-		if _, err := io.Copy(io.NewOffsetWriter(to, start), io.NewSectionReader(from, start, end-start)); err != nil {
-			return fmt.Errorf("copy the file system: %w", err)
-		}
-	}
-}
-
-// mke2fs makes the file system. With lazy tables and large groups it writes some 200 KiB whatever the size.
-func mke2fs(ctx context.Context, f *os.File, stage, uuid string) error {
-	program, err := exec.LookPath("mke2fs")
-	if err != nil {
-		// Where root's PATH lacks it, Debian has it here.
-		program = "/usr/sbin/mke2fs"
-	}
-	cmd := exec.CommandContext(ctx, program, "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-G", "4096",
-		"-U", uuid, "-d", stage, "-O", features, "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "/proc/self/fd/3")
-	cmd.ExtraFiles = []*os.File{f}
-	// A configuration that is not there: none of the host's changes what the guest gets.
-	cmd.Env = []string{"MKE2FS_CONFIG=/nonexistent", "LC_ALL=C"}
-	out, err := cmd.CombinedOutput()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil {
-		return fmt.Errorf("mke2fs: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }
