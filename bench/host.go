@@ -159,9 +159,16 @@ func (b *bench) askConfig(ctx context.Context) (vmConfig, error) {
 	if err != nil || len(sockets) != 1 {
 		return nil, fmt.Errorf("%d VMM sockets in %s instead of one", len(sockets), b.runDir())
 	}
+	// By the directory's descriptor: the path itself may be longer than a Unix socket's address can be.
+	dir, err := os.Open(filepath.Dir(sockets[0]))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	address := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(sockets[0]))
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", sockets[0])
+			return (&net.Dialer{}).DialContext(ctx, "unix", address)
 		}}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://vmm/vm/config", nil)
 	if err != nil {
