@@ -55,7 +55,7 @@ func files(t testing.TB, s *Store, img Image) map[string]string {
 		tr := tar.NewReader(r)
 		for {
 			h, err := tr.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

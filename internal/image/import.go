@@ -82,7 +82,7 @@ func (s *Store) begin(ctx context.Context) (*importer, error) {
 }
 
 func (in *importer) close() {
-	os.RemoveAll(in.dir.Name()) // what can't be removed now is swept by the next import
+	_ = os.RemoveAll(in.dir.Name()) // what can't be removed now is swept by the next import
 	in.dir.Close()
 }
 
@@ -142,7 +142,8 @@ func (in *importer) addDescribed(ctx context.Context, src source, d ocispec.Desc
 		return fmt.Errorf("blob %s in %s: %w", d.Digest, src.describe(name), err)
 	}
 	if size != d.Size {
-		return fmt.Errorf("blob %s in %s: has %s bytes, its descriptor says %d", d.Digest, src.describe(name), atLeast(size, d.Size), d.Size)
+		return fmt.Errorf("blob %s in %s: has %s bytes, its descriptor says %d", d.Digest, src.describe(name), atLeast(size, d.Size),
+			d.Size)
 	}
 	if got != d.Digest {
 		return fmt.Errorf("blob %s in %s: %w: content has %s", d.Digest, src.describe(name), layer.ErrDigest, got)

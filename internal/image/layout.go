@@ -102,7 +102,8 @@ func parseIndex(b []byte) (*ocispec.Index, error) {
 }
 
 // candidates collects the images below a descriptor, through nested indexes.
-func (in *importer) candidates(ctx context.Context, src source, d ocispec.Descriptor, notes map[string]string, depth int, all *[]candidate) error {
+func (in *importer) candidates(ctx context.Context, src source, d ocispec.Descriptor, notes map[string]string, depth int,
+	all *[]candidate) error {
 	switch d.MediaType {
 	case ocispec.MediaTypeImageIndex, dockerList:
 		if depth == maxIndexes {

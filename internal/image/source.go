@@ -95,7 +95,7 @@ func newTarSource(ctx context.Context, f *os.File, name string) (*tarSource, err
 			return nil, err
 		}
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return t, nil
 		}
 		if err != nil {
@@ -114,7 +114,8 @@ func newTarSource(ctx context.Context, f *os.File, name string) (*tarSource, err
 			}
 			t.files[key] = tarFile{offset: at, size: h.Size}
 		case tar.TypeSymlink: // by docker save before version 25, for layers that images have in common
-			t.files[key] = tarFile{link: path.Join(path.Dir(key), h.Linkname)}
+			// Only another entry of this index is looked up by it.
+			t.files[key] = tarFile{link: path.Join(path.Dir(key), h.Linkname)} //nolint:gosec // G305: nothing is extracted
 		case tar.TypeLink:
 			t.files[key] = tarFile{link: path.Clean("/" + h.Linkname)}
 		}
@@ -175,10 +176,10 @@ func kindOfTar(ctx context.Context, r io.Reader) (kind, error) {
 	found := kindRoot
 	for entries := 0; ; entries++ {
 		h, err := t.Next()
-		if err == io.EOF && entries == 0 {
+		if errors.Is(err, io.EOF) && entries == 0 {
 			return 0, errors.New("it is neither a directory nor a tar, or the tar is empty")
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return found, nil
 		}
 		if errors.Is(err, tar.ErrHeader) && entries == 0 {

@@ -139,14 +139,16 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 	found := byDigest(images, ref)
 	for _, img := range found {
 		if img.Digest != found[0].Digest {
-			return Image{}, fmt.Errorf("%w: %q fits %s and %s: give more digits", errdefs.ErrInvalidArgument, ref, found[0].Digest, img.Digest)
+			return Image{}, fmt.Errorf("%w: %q fits %s and %s: give more digits", errdefs.ErrInvalidArgument, ref, found[0].Digest,
+				img.Digest)
 		}
 	}
 	if len(found) > 0 {
 		return found[0], nil
 	}
 	if len(images) == 0 {
-		return Image{}, fmt.Errorf("image %q: %w: there are no images; import one with `runcvm import PATH [NAME]`", ref, errdefs.ErrNotFound)
+		return Image{}, fmt.Errorf("image %q: %w: there are no images; import one with `runcvm import PATH [NAME]`", ref,
+			errdefs.ErrNotFound)
 	}
 	return Image{}, fmt.Errorf("image %q: %w: there are %s", ref, errdefs.ErrNotFound, names(images))
 }
@@ -155,7 +157,7 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 func byDigest(images []Image, ref string) []Image {
 	var found []Image
 	for _, img := range images {
-		if ref != "" && (strings.HasPrefix(img.Digest.Encoded(), ref) || strings.HasPrefix(string(img.Digest), ref) && len(ref) > len("sha256:")) {
+		if hex := strings.TrimPrefix(ref, "sha256:"); hex != "" && strings.HasPrefix(img.Digest.Encoded(), hex) {
 			found = append(found, img)
 		}
 	}
@@ -296,7 +298,7 @@ type layerFile struct {
 
 func (l *layerFile) Read(p []byte) (int, error) {
 	n, err := l.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%s: %w", l.name, err)
 	}
 	return n, err

@@ -191,7 +191,7 @@ func (c *Cache) buildOnce(ctx context.Context, key string, build func(prefix str
 		return err
 	}
 	defer func() {
-		os.Remove(lock.Name()) // what stays is only an empty file
+		_ = os.Remove(lock.Name()) // what stays is only an empty file
 		lock.Close()
 	}()
 	path := c.path(key + diskSuffix)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,9 +117,9 @@ func setTimes(t *testing.T, dir string) {
 		paths = append(paths, path)
 		return err
 	}))
-	for i := len(paths) - 1; i >= 0; i-- {
+	for i, path := range slices.Backward(paths) {
 		ts := unix.Timespec{Sec: int64(i)*86_400 - 1_000_000, Nsec: int64(i*7919+1) % 1_000_000_000}
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, paths[i], []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
 	}
 }
 
@@ -218,9 +219,9 @@ func sameContent(t *testing.T, name, a, b string) {
 				return
 			}
 			x, y := make([]byte, end-start), make([]byte, end-start)
-			_, errA := fa.ReadAt(x, start)
-			_, errB := fb.ReadAt(y, start)
-			if errA != nil && errA != io.EOF || errB != nil && errB != io.EOF || !bytes.Equal(x, y) {
+			_, errA := io.ReadFull(io.NewSectionReader(fa, start, end-start), x)
+			_, errB := io.ReadFull(io.NewSectionReader(fb, start, end-start), y)
+			if errA != nil || errB != nil || !bytes.Equal(x, y) {
 				t.Errorf("%q: content differs in bytes %d to %d: %v, %v", name, start, end, errA, errB)
 			}
 			at = end

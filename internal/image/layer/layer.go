@@ -16,7 +16,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
-	"github.com/ulikunitz/xz"
+	"github.com/therootcompany/xz"
 )
 
 // Compression is how a stream is compressed.
@@ -75,7 +75,7 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		}
 		return named{z.IOReadCloser(), kind}, kind, nil
 	case Xz:
-		z, err := xz.ReaderConfig{DictCap: 1 << 16}.NewReader(buffered)
+		z, err := xz.NewReader(buffered, maxWindow)
 		if err != nil {
 			return nil, kind, fmt.Errorf("%s: %w", kind, err)
 		}
@@ -92,7 +92,7 @@ type named struct {
 
 func (n named) Read(p []byte) (int, error) {
 	count, err := n.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%s stream: %w", n.kind, err)
 	}
 	return count, err
@@ -122,7 +122,7 @@ func (v *verifier) Read(p []byte) (int, error) {
 	}
 	n, err := v.r.Read(p)
 	v.h.Write(p[:n])
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if got := digest.NewDigest(v.want.Algorithm(), v.h); got != v.want {
 			err = fmt.Errorf("%w: want %s, have %s", ErrDigest, v.want, got)
 		}

@@ -2,6 +2,7 @@ package erofs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -68,7 +69,7 @@ func (b *Builder) Discard(d Data) error {
 	punch := func(block uint32, size int64) error {
 		err := unix.Fallocate(int(b.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(block)<<blockBits,
 			align(size, BlockSize))
-		if err == unix.EOPNOTSUPP {
+		if errors.Is(err, unix.EOPNOTSUPP) {
 			return nil // the space stays taken, the disk is right all the same
 		}
 		return err
@@ -194,7 +195,7 @@ func (w *DataWriter) write(size int64, read func(p []byte, at int64) (int64, err
 	for done := int64(0); done < size; {
 		at, err := read(w.in[:min(size-done, pieceSize)], done)
 		if err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			return Data{}, err

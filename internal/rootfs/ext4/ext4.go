@@ -86,7 +86,8 @@ type Options struct {
 // Format writes a file system to f, which must read as zeros up to Size.
 func Format(f io.WriterAt, o Options) error {
 	if o.Size < MinSize || o.Size > MaxSize || o.Size%BlockSize != 0 {
-		return fmt.Errorf("ext4 of %d bytes: the size must be a multiple of %d between %d and %d", o.Size, BlockSize, int64(MinSize), int64(MaxSize))
+		return fmt.Errorf("ext4 of %d bytes: the size must be a multiple of %d between %d and %d", o.Size, BlockSize, int64(MinSize),
+			int64(MaxSize))
 	}
 	l := newLayout(o)
 	root := File{Mode: modeDir | 0o755, Mtime: o.Time, Children: append([]File{

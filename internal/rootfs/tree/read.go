@@ -144,7 +144,7 @@ func (m *meter) Read(p []byte) (int, error) {
 	if over := spend(&m.budget.bytes, int64(n), m.budget.limits.Bytes, "bytes in its layers"); over != nil {
 		err = over
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		m.err = err
 	}
 	return n, err
@@ -178,7 +178,7 @@ func (l *layerReader) warn(kind, path string) {
 // next reads an entry; it returns false after the last.
 func (l *layerReader) next() (bool, error) {
 	h, err := l.tr.Next()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return false, nil
 	}
 	if err != nil {
