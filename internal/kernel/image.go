@@ -28,6 +28,14 @@ const (
 	maxWindow = 128 << 20
 )
 
+// limits bounds the unpacking of an image, in bytes.
+type limits struct {
+	unpacked int64
+	window   int
+}
+
+var imageLimits = limits{maxImage, maxWindow}
+
 // Offsets in the boot sector of a bzImage, from the kernel's Documentation/arch/x86/boot.rst.
 const (
 	bootSetupSects    = 0x1f1
@@ -104,7 +112,7 @@ func validRelease(s string) bool {
 }
 
 // decompressor opens a payload by its magic number. The list is that of the kernel's CONFIG_KERNEL_*, except LZO.
-func decompressor(payload io.Reader, head []byte) (r io.Reader, format string, err error) {
+func decompressor(payload io.Reader, head []byte, lim limits) (r io.Reader, format string, err error) {
 	has := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
 	switch {
 	case has("\x1f\x8b"):
@@ -116,14 +124,14 @@ func decompressor(payload io.Reader, head []byte) (r io.Reader, format string, e
 		return z, "gzip", nil
 	case has("\xfd7zXZ\x00"):
 		// The kernel's xz has the x86 branch filter, which not every decoder knows.
-		r, err = bcjxz.NewReader(payload, maxWindow)
+		r, err = bcjxz.NewReader(payload, uint32(lim.window))
 		if err == nil {
 			r.(*bcjxz.Reader).Multistream(false)
 		}
 		return r, "xz", err
 	case has("\x28\xb5\x2f\xfd"):
-		d, err := zstd.NewReader(payload, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow),
-			zstd.WithDecoderMaxMemory(maxImage))
+		d, err := zstd.NewReader(payload, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(uint64(lim.window)),
+			zstd.WithDecoderMaxMemory(uint64(lim.unpacked)))
 		if err != nil {
 			return nil, "zstd", err
 		}
@@ -133,7 +141,8 @@ func decompressor(payload io.Reader, head []byte) (r io.Reader, format string, e
 	case has("BZh"):
 		return bzip2.NewReader(payload), "bzip2", nil
 	case has("\x5d\x00\x00"):
-		r, err = lzma.ReaderConfig{DictCap: maxWindow}.NewReader(payload)
+		// The capacity is the most that the payload's own header may ask for.
+		r, err = lzma.ReaderConfig{DictCap: lim.window}.NewReader(payload)
 		return r, "lzma", err
 	case has("\x89LZO"):
 		return nil, "lzo", errors.New("a payload compressed with LZO is not supported: use a kernel with another compression")
@@ -142,7 +151,7 @@ func decompressor(payload io.Reader, head []byte) (r io.Reader, format string, e
 }
 
 // unpackPayload writes the payload of a bzImage, unpacked, to w.
-func unpackPayload(ctx context.Context, w io.Writer, image io.ReaderAt, b bzImage) (err error) {
+func unpackPayload(ctx context.Context, w io.Writer, image io.ReaderAt, b bzImage, lim limits) (err error) {
 	// A decoder that meets bytes that its authors did not think of is an error like any other.
 	defer func() {
 		if p := recover(); p != nil {
@@ -158,7 +167,7 @@ func unpackPayload(ctx context.Context, w io.Writer, image io.ReaderAt, b bzImag
 		length -= 4 // the kernel's build appends the unpacked size, except to gzip, which has it already
 	}
 	payload := bufio.NewReaderSize(io.NewSectionReader(image, b.offset, length), 1<<20)
-	r, format, err := decompressor(payload, head[:])
+	r, format, err := decompressor(payload, head[:], lim)
 	if err != nil {
 		if format != "" {
 			return fmt.Errorf("%s payload: %w", format, err)
@@ -168,12 +177,12 @@ func unpackPayload(ctx context.Context, w io.Writer, image io.ReaderAt, b bzImag
 	if c, ok := r.(io.Closer); ok {
 		defer c.Close()
 	}
-	n, err := io.Copy(w, io.LimitReader(&ctxReader{ctx, r}, maxImage+1))
+	n, err := io.Copy(w, io.LimitReader(&ctxReader{ctx, r}, lim.unpacked+1))
 	if err != nil {
 		return fmt.Errorf("%s payload: %w", format, err)
 	}
-	if n > maxImage {
-		return fmt.Errorf("%s payload: more than %d MiB unpacked", format, maxImage>>20)
+	if n > lim.unpacked {
+		return fmt.Errorf("%s payload: more than %d MiB unpacked", format, lim.unpacked>>20)
 	}
 	return nil
 }

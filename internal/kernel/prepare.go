@@ -130,7 +130,7 @@ func unpackImage(ctx context.Context, image *os.File, dir string) (vmlinux *os.F
 		return nil, "", err
 	}
 	path := filepath.Join(dir, entryVmlinux)
-	if err := writeSynced(path, func(f *os.File) error { return unpackPayload(ctx, f, image, b) }); err != nil {
+	if err := writeSynced(path, func(f *os.File) error { return unpackPayload(ctx, f, image, b, imageLimits) }); err != nil {
 		return nil, "", err
 	}
 	if vmlinux, err = os.Open(path); err != nil {
