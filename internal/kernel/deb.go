@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -25,8 +26,10 @@ const debVersion = "deb 1"
 const (
 	// maxDebUnpacked bounds what a package unpacks to, in bytes; Debian's generic kernel has 400 MiB.
 	maxDebUnpacked = 4 << 30
-	arMagic        = "!<arch>\n"
-	arHeaderSize   = 60
+	// maxTrailer bounds the zeros after a package's last file, in bytes; tar pads to 10 KiB.
+	maxTrailer   = 1 << 20
+	arMagic      = "!<arch>\n"
+	arHeaderSize = 60
 )
 
 // isDeb tells a Debian package (an ar archive, deb(5)) by its first bytes.
@@ -140,6 +143,10 @@ func extractTar(root *os.Root, data io.Reader) error {
 	for files := 0; ; files++ {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
+			// The checksum of the compression comes after the archive's end.
+			if n, err := io.Copy(io.Discard, io.LimitReader(data, maxTrailer+1)); err != nil || n > maxTrailer {
+				return fmt.Errorf("package: %d bytes after its last file: %w", n, cmp.Or(err, errors.New("too much")))
+			}
 			return nil
 		}
 		if err != nil {

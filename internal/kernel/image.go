@@ -162,9 +162,15 @@ func unpackPayload(ctx context.Context, w io.Writer, image io.ReaderAt, b bzImag
 	if _, err := image.ReadAt(head[:min(8, b.length)], b.offset); err != nil {
 		return err
 	}
-	length := b.length
+	// The kernel's build appends the unpacked size, except to gzip, which has it already. An lz4 stream has no end of its own.
+	length, size := b.length, int64(-1)
 	if !bytes.HasPrefix(head[:], []byte("\x1f\x8b")) && length > 4 {
-		length -= 4 // the kernel's build appends the unpacked size, except to gzip, which has it already
+		length -= 4
+		var appended [4]byte
+		if _, err := image.ReadAt(appended[:], b.offset+length); err != nil {
+			return err
+		}
+		size = int64(binary.LittleEndian.Uint32(appended[:]))
 	}
 	payload := bufio.NewReaderSize(io.NewSectionReader(image, b.offset, length), 1<<20)
 	r, format, err := decompressor(payload, head[:], lim)
@@ -183,6 +189,9 @@ func unpackPayload(ctx context.Context, w io.Writer, image io.ReaderAt, b bzImag
 	}
 	if n > lim.unpacked {
 		return fmt.Errorf("%s payload: more than %d MiB unpacked", format, lim.unpacked>>20)
+	}
+	if size >= 0 && n != size {
+		return fmt.Errorf("%s payload: %d bytes unpacked, and %d announced", format, n, size)
 	}
 	return nil
 }

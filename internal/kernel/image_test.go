@@ -174,6 +174,7 @@ func TestBrokenImagesAreErrors(t *testing.T) {
 		"unknown compression":   {bzImageOf([]byte("????????????"), 4), "unknown compression"},
 		"LZO":                   {bzImageOf([]byte("\x89LZO\x00\x0d\x0a\x1a"), 4), "LZO is not supported"},
 		"half of a zstd stream": {bzImageOf(zst[:len(zst)/2], 4), "zstd payload"},
+		"cut at a block's end":  {bzImageOf(payloads(t)["lz4"], len(goodKernel())+1), "announced"},
 		"corrupt zstd":          {corrupt("zstd"), "zstd payload"},
 		"corrupt xz":            {corrupt("xz"), "xz payload"},
 		"corrupt bzip2":         {corrupt("bzip2"), "bzip2 payload"},
