@@ -138,7 +138,11 @@ func (a *app) logs(e *container.Entry, source string) error {
 	}
 	defer r.Close()
 	if source == "output" {
-		return logfile.Copy(a.stdout, a.stderr, r)
+		err := logfile.Copy(a.stdout, a.stderr, r)
+		if e.LogLost > 0 {
+			fmt.Fprintf(a.stderr, "runcvm: the log of %s is incomplete: its disk was full for %d bytes of output\n", e.Name, e.LogLost)
+		}
+		return err
 	}
 	_, err = io.Copy(a.stdout, r)
 	return err

@@ -56,8 +56,8 @@ const (
 	entropyBytes = 64
 	// shutdownTimeout bounds the guest's orderly end, mostly the write-back of its page cache.
 	shutdownTimeout = 20 * time.Second
-	// evidenceLines is how much of each log an error carries: a kernel's panic has its reason above some 30 lines of trace.
-	evidenceLines = 40
+	// evidenceLines is how much of each log an error carries: a kernel's panic has its reason above some 40 lines of trace.
+	evidenceLines = 60
 )
 
 // Sandbox is one microVM.

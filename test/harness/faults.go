@@ -197,7 +197,8 @@ func NewOnFullDisk(t testing.TB, mebibytes int, own ...string) *Host {
 		if strings.Contains(strings.Join(own, " "), name) {
 			continue
 		}
-		if err := os.Symlink(filepath.Join(base.DataDir, name), filepath.Join(h.DataDir, name)); err != nil {
+		shared := filepath.Join(base.DataDir, name)
+		if err := errors.Join(os.MkdirAll(shared, 0o700), os.Symlink(shared, filepath.Join(h.DataDir, name))); err != nil {
 			t.Fatal(err)
 		}
 	}

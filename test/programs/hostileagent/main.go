@@ -30,7 +30,7 @@ var modes = map[string]mode{
 	// The streams are taken and closed, the process ends with 0.
 	"early": {agent: serve(&service{}), stream: closeEarly},
 	// Megabytes of control characters for a kernel release, an exit code that there is not, every end twice.
-	"lies": {agent: serve(&service{release: lies(3 << 20), exitCode: 4_000_000_000}), stream: sendTwice},
+	"lies": {agent: serve(&service{release: lies(1 << 20), exitCode: 4_000_000_000}), stream: sendTwice},
 	// The process runs, takes every signal, and never ends; neither does the guest.
 	"disobedient": {agent: serve(&service{endless: true}), stream: takeAndHold},
 	// The real agent, with a console that is written to without end.
@@ -52,20 +52,20 @@ func main() {
 		if err != nil || behave == nil {
 			return l, err
 		}
-		return hijacked{l, behave}, nil
+		return &hijacked{l, behave}, nil
 	}
 	err := guest.Run(context.Background(), guest.Options{Version: "hostile", Listen: listen, End: guest.Reboot})
 	fmt.Fprintln(os.Stderr, "hostileagent:", err)
 	guest.Reboot()
 }
 
-// hijacked keeps its connections from the agent.
+// hijacked keeps its connections from the agent. It is a pointer, since ttrpc makes listeners keys of a map.
 type hijacked struct {
 	net.Listener
 	behave func(net.Conn)
 }
 
-func (h hijacked) Accept() (net.Conn, error) {
+func (h *hijacked) Accept() (net.Conn, error) {
 	for {
 		c, err := h.Listener.Accept()
 		if err != nil {
