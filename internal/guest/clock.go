@@ -43,10 +43,10 @@ func (c *clock) set(hostNanos int64) error {
 }
 
 // sync measures the guest's clock against the host's time and corrects it: a large offset at once, a small one by running faster
-// or slower for a while, so that time in containers never jumps back.
-func (c *clock) sync(hostNanos int64) (offset time.Duration, err error) {
+// or slower for a while, so that time in containers never jumps back. While nobody sees it jump it is always set at once.
+func (c *clock) sync(hostNanos int64, seen bool) (offset time.Duration, err error) {
 	offset = time.Duration(time.Now().UnixNano() - hostNanos)
-	if offset.Abs() > stepAbove {
+	if offset.Abs() > stepAbove || !seen && offset.Abs() >= ignoreBelow {
 		return offset, c.set(hostNanos)
 	}
 	c.mu.Lock()

@@ -201,6 +201,8 @@ type registry struct {
 	containers map[string]*container
 	setUp      bool
 	closing    bool
+	// processes is set when the first process is about to run: from then on somebody sees the clock.
+	processes bool
 }
 
 func (r *registry) init() { r.containers = map[string]*container{} }
@@ -223,6 +225,21 @@ func (r *registry) requireSetup() error {
 		return status.Error(codes.FailedPrecondition, "the guest is not set up: Setup comes first")
 	}
 	return nil
+}
+
+// firstProcess records that a process is about to run, and says whether there was one before.
+func (r *registry) firstProcess() (before bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before = r.processes
+	r.processes = true
+	return before
+}
+
+func (r *registry) processesSeen() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.processes
 }
 
 // reserve makes a container under its id, so that a second Create of the same one fails.

@@ -76,6 +76,13 @@ func (s *service) Start(_ context.Context, r *guestapi.StartRequest) (*guestapi.
 	if err := c.advance(phaseCreated, phaseStarting); err != nil {
 		return nil, err
 	}
+	if seen := s.a.state.firstProcess(); !seen && r.UnixNanos != 0 {
+		offset, err := s.a.clock.sync(r.UnixNanos, seen)
+		if err != nil {
+			return nil, err
+		}
+		slog.Debug("clock set for the first process", "guest_minus_host", offset)
+	}
 	pid, err := s.a.start(c, c.process, [3]bool{r.Stdin, r.Stdout, r.Stderr})
 	if err != nil {
 		c.failed()
@@ -133,11 +140,11 @@ func (s *service) SyncClock(_ context.Context, r *guestapi.SyncClockRequest) (*g
 	if err := s.a.state.requireSetup(); err != nil {
 		return nil, err
 	}
-	offset, err := s.a.clock.sync(r.UnixNanos)
+	offset, err := s.a.clock.sync(r.UnixNanos, s.a.state.processesSeen())
 	if err != nil {
 		return nil, err
 	}
-	slog.Debug("clock", "offset", offset)
+	slog.Debug("clock compared", "guest_minus_host", offset)
 	return &guestapi.SyncClockResponse{OffsetNanos: offset.Nanoseconds()}, nil
 }
 

@@ -270,9 +270,12 @@ type StartRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// Which streams the host has opened, or will open within 10 s. A stream that is not listed is /dev/null.
-	Stdin         bool `protobuf:"varint,2,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	Stdout        bool `protobuf:"varint,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        bool `protobuf:"varint,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Stdin  bool `protobuf:"varint,2,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdout bool `protobuf:"varint,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr bool `protobuf:"varint,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	// The host's CLOCK_REALTIME at the moment of sending, in nanoseconds since the epoch; 0 leaves the clock alone. Until the first
+	// process runs the clock may still jump, so this is the last moment to set it right.
+	UnixNanos     int64 `protobuf:"varint,5,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,6 +336,13 @@ func (x *StartRequest) GetStderr() bool {
 		return x.Stderr
 	}
 	return false
+}
+
+func (x *StartRequest) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
 }
 
 type StartResponse struct {
@@ -786,12 +796,14 @@ const file_agent_proto_rawDesc = "" +
 	"image_uuid\x18\x02 \x01(\tR\timageUuid\x12\x1f\n" +
 	"\vrootfs_uuid\x18\x03 \x01(\tR\n" +
 	"rootfsUuid\"\x10\n" +
-	"\x0eCreateResponse\"w\n" +
+	"\x0eCreateResponse\"\x96\x01\n" +
 	"\fStartRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05stdin\x18\x02 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x03 \x01(\bR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x04 \x01(\bR\x06stderr\"V\n" +
+	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x05 \x01(\x03R\tunixNanos\"V\n" +
 	"\rStartResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
