@@ -101,8 +101,8 @@ type Result struct {
 	Code           int
 }
 
-// limit bounds one command: far more than any takes on a loaded machine.
-const limit = 5 * time.Minute
+// limit bounds one command: far more than any takes on a loaded machine, also where that is emulated itself.
+const limit = 15 * time.Minute
 
 // Command prepares runcvm with the arguments.
 func (h *Host) Command(args ...string) *exec.Cmd {
