@@ -496,6 +496,28 @@ func TestRemoveTakesOnlyWhatNobodyElseUses(t *testing.T) {
 	}
 }
 
+func TestADamagedRecordIsNamedAndCanBeRemoved(t *testing.T) {
+	s := open(t)
+	if _, err := s.Import(t.Context(), simple(t, "bad", "1").Dir, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.namePath("bad:latest"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), "bad"); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("get: %v", err)
+	}
+	if _, err := s.Import(t.Context(), simple(t, "good", "2").Dir, ""); err != nil {
+		t.Errorf("import beside it: %v", err)
+	}
+	if err := s.Remove(t.Context(), "bad"); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if left := contents(t, s); len(left) != 4 {
+		t.Errorf("the store has %q", left)
+	}
+}
+
 func TestAnImportUnderTheSameNameReplaces(t *testing.T) {
 	s := open(t)
 	if _, err := s.Import(t.Context(), simple(t, "x", "old").Dir, ""); err != nil {

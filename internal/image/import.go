@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -267,7 +268,14 @@ func (in *importer) commit(ctx context.Context, img Image) error {
 	if err := os.Rename(tmp, in.store.namePath(img.Name)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(in.store.path("names")), in.store.sweepBlobs(ctx))
+	if err := syncDir(in.store.path("names")); err != nil {
+		return err
+	}
+	// The image is there, whatever becomes of what another may have left.
+	if err := in.store.sweepBlobs(ctx); err != nil {
+		slog.WarnContext(ctx, "Can't remove blobs that no image uses", "error", err)
+	}
+	return nil
 }
 
 func writeSynced(path string, b []byte) error {

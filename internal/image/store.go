@@ -184,27 +184,41 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 		return err
 	}
 	defer lock.Close()
-	img, err := s.Get(ctx, ref)
+	remove, err := s.namesOf(ctx, ref)
 	if err != nil {
 		return err
 	}
-	remove := []Image{img}
-	if name, err := NormalizeName(ref); err != nil || name != img.Name {
-		images, err := s.List(ctx)
-		if err != nil {
-			return err
-		}
-		remove = byDigest(images, string(img.Digest))
-	}
-	for _, img := range remove {
-		if err := os.Remove(s.namePath(img.Name)); err != nil {
-			return fmt.Errorf("remove image %s: %w", img.Name, err)
+	for _, name := range remove {
+		if err := os.Remove(s.namePath(name)); err != nil {
+			return fmt.Errorf("remove image %s: %w", name, err)
 		}
 	}
 	if err := syncDir(s.path("names")); err != nil {
 		return err
 	}
 	return s.sweepBlobs(ctx)
+}
+
+// namesOf returns the name that ref is, even if its record is damaged, or all names of the image with that digest.
+func (s *Store) namesOf(ctx context.Context, ref string) ([]string, error) {
+	if name, err := NormalizeName(ref); err == nil {
+		if _, err := os.Lstat(s.namePath(name)); err == nil {
+			return []string{name}, nil
+		}
+	}
+	img, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	images, err := s.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, other := range byDigest(images, string(img.Digest)) {
+		names = append(names, other.Name)
+	}
+	return names, nil
 }
 
 // sweepBlobs removes blobs that no image uses. The caller holds the lock.

@@ -25,6 +25,9 @@ import (
 // mount mounts a disk read-only and returns where. It needs root.
 func mount(t *testing.T, disk string) string {
 	t.Helper()
+	if out, err := exec.Command("fsck.erofs", disk).CombinedOutput(); err != nil {
+		t.Errorf("fsck.erofs: %v\n%s", err, out)
+	}
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "erofs", "-o", "loop,ro", disk, dir).CombinedOutput(); err != nil {
 		t.Fatalf("mount %s: %v\n%s", disk, err, out)

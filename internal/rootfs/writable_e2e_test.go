@@ -67,6 +67,21 @@ func small(t *testing.T, size string) string {
 	return dir
 }
 
+func TestADirectoryWithAMountPointIsRefused(t *testing.T) {
+	dir, path := t.TempDir(), filepath.Join(t.TempDir(), "disk")
+	must(t, os.Mkdir(filepath.Join(dir, "proc"), 0o755), syscall.Mount("proc", filepath.Join(dir, "proc"), "proc", 0, ""))
+	_, err := BuildDirectory(t.Context(), dir, path)
+	must(t, syscall.Unmount(filepath.Join(dir, "proc"), 0))
+	if err == nil || !strings.Contains(err.Error(), "proc: is a mount point") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("a disk was left")
+	}
+	_, err = BuildDirectory(t.Context(), dir, path)
+	must(t, err)
+}
+
 func TestAFullDiskIsAClearErrorAndLeavesNothing(t *testing.T) {
 	noise := make([]byte, 4<<20)
 	for i := range noise {

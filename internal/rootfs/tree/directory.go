@@ -35,7 +35,7 @@ func ReadDirectory(ctx context.Context, path string, b *erofs.Builder) (*erofs.I
 	if root.Xattrs, err = xattrsOf(fmt.Sprintf("/proc/self/fd/%d/.", fd)); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	w := &walker{b: b, links: map[fileID]*erofs.Inode{}}
+	w := &walker{ctx: ctx, b: b, links: map[fileID]*erofs.Inode{}}
 	w.wake = sync.NewCond(&w.mu)
 	w.jobs = []job{{path, root}}
 	stop := context.AfterFunc(ctx, func() { w.fail(ctx.Err()) })
@@ -77,7 +77,8 @@ type job struct {
 }
 
 type walker struct {
-	b *erofs.Builder
+	ctx context.Context
+	b   *erofs.Builder
 
 	mu    sync.Mutex
 	wake  *sync.Cond // jobs, busy or err changed
@@ -152,16 +153,13 @@ func (w *walker) readDir(data *erofs.DataWriter, j job) ([]job, error) {
 	}
 	var found []job
 	for _, name := range names {
+		if err := w.ctx.Err(); err != nil {
+			return nil, err
+		}
 		path := filepath.Join(j.path, name)
 		n, err := w.readFile(data, fd, name, path)
-		if err == nil && n != nil {
-			err = n.Check(name)
-		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		if n == nil {
-			continue
 		}
 		if j.node.Children[name] = n; n.IsDir() {
 			found = append(found, job{path, n})
@@ -185,7 +183,8 @@ func readNames(fd int) ([]string, error) {
 	}
 }
 
-// readFile makes the inode of a file, with its content. A directory gets its entries later.
+// readFile makes the inode of a file, with its content. A directory gets its entries later. Of a file with several names the
+// first to come makes the inode; the others get it while it may not be complete.
 func (w *walker) readFile(data *erofs.DataWriter, dir int, name, path string) (*erofs.Inode, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st); err != nil {
@@ -220,7 +219,10 @@ func (w *walker) readFile(data *erofs.DataWriter, dir int, name, path string) (*
 	case n.IsRegular() && st.Size > 0:
 		n.Data, err = readContent(data, dir, name, &st)
 	}
-	return n, err
+	if err != nil {
+		return nil, err
+	}
+	return n, n.Check(name)
 }
 
 // inodeOf makes an inode of what stat says.
