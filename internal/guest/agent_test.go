@@ -66,8 +66,16 @@ func TestCallsOutOfOrderAreRefused(t *testing.T) {
 		}
 	}
 	check("Signal after the end", code(s.Signal(ctx, &guestapi.SignalRequest{ContainerId: "c", Signal: 9})), codes.FailedPrecondition)
+	d, err := a.state.reserve("d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.advance(phaseCreating, phaseCreated); err != nil {
+		t.Fatal(err)
+	}
 	a.state.close()
-	check("Create while closing", code(s.Create(ctx, &guestapi.CreateRequest{ContainerId: "d"})), codes.FailedPrecondition)
+	check("Start while closing", code(s.Start(ctx, &guestapi.StartRequest{ContainerId: "d"})), codes.FailedPrecondition)
+	check("Create while closing", code(s.Create(ctx, &guestapi.CreateRequest{ContainerId: "e"})), codes.FailedPrecondition)
 }
 
 func TestCreateFailsWithTheReasonWhyTheGuestIsNotReady(t *testing.T) {

@@ -113,9 +113,12 @@ func (c *container) requireStarted() error {
 	return nil
 }
 
-// waitEnded waits until no process of the container runs.
+// waitEnded waits until the container has no process, nor will have one.
 func (c *container) waitEnded(timeout time.Duration) bool {
-	if c.requireStarted() != nil {
+	c.mu.Lock()
+	idle := c.phase == phaseCreating || c.phase == phaseCreated
+	c.mu.Unlock()
+	if idle {
 		return true
 	}
 	t := time.NewTimer(timeout)
@@ -195,6 +198,8 @@ func unmountIfMounted(dir string) error {
 	return fmt.Errorf("unmount %s: %w", dir, err)
 }
 
+var errClosing = status.Error(codes.FailedPrecondition, "the guest is shutting down")
+
 // registry is the containers of the guest, and what the whole guest has gone through.
 type registry struct {
 	mu         sync.Mutex
@@ -227,13 +232,16 @@ func (r *registry) requireSetup() error {
 	return nil
 }
 
-// firstProcess records that a process is about to run, and says whether there was one before.
-func (r *registry) firstProcess() (before bool) {
+// beginProcess records that a process is about to run, and says whether it is the guest's first.
+func (r *registry) beginProcess() (first bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before = r.processes
+	if r.closing {
+		return false, errClosing
+	}
+	first = !r.processes
 	r.processes = true
-	return before
+	return first, nil
 }
 
 func (r *registry) processesSeen() bool {
@@ -250,7 +258,7 @@ func (r *registry) reserve(id string) (*container, error) {
 	case !r.setUp:
 		return nil, status.Error(codes.FailedPrecondition, "the guest is not set up: Setup comes first")
 	case r.closing:
-		return nil, status.Error(codes.FailedPrecondition, "the guest is shutting down")
+		return nil, errClosing
 	case r.containers[id] != nil:
 		return nil, status.Errorf(codes.AlreadyExists, "container %s exists already", id)
 	}

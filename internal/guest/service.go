@@ -76,12 +76,9 @@ func (s *service) Start(_ context.Context, r *guestapi.StartRequest) (*guestapi.
 	if err := c.advance(phaseCreated, phaseStarting); err != nil {
 		return nil, err
 	}
-	if seen := s.a.state.firstProcess(); !seen && r.UnixNanos != 0 {
-		offset, err := s.a.clock.sync(r.UnixNanos, seen)
-		if err != nil {
-			return nil, err
-		}
-		slog.Debug("clock set for the first process", "guest_minus_host", offset)
+	if err := s.a.setClockForFirst(r.UnixNanos); err != nil {
+		c.failed()
+		return nil, err
 	}
 	pid, err := s.a.start(c, c.process, [3]bool{r.Stdin, r.Stdout, r.Stderr})
 	if err != nil {
@@ -96,6 +93,19 @@ func (s *service) Start(_ context.Context, r *guestapi.StartRequest) (*guestapi.
 	}
 	slog.Debug("container started", "container", c.id, "pid", pid)
 	return &guestapi.StartResponse{Pid: uint32(pid)}, nil
+}
+
+// setClockForFirst sets the clock a last time before anybody sees it.
+func (a *agent) setClockForFirst(hostNanos int64) error {
+	first, err := a.state.beginProcess()
+	if err != nil || !first || hostNanos == 0 {
+		return err
+	}
+	offset, err := a.clock.sync(hostNanos, false)
+	if err == nil {
+		slog.Debug("clock set for the first process", "guest_minus_host", offset)
+	}
+	return err
 }
 
 func (s *service) Wait(ctx context.Context, r *guestapi.WaitRequest) (*guestapi.WaitResponse, error) {

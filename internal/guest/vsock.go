@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
@@ -21,18 +22,23 @@ func ListenVsock(port uint32) (net.Listener, error) {
 	return hostOnly{l}, nil
 }
 
+// acceptPause keeps an error that lasts from using up the guest's processor.
+const acceptPause = 10 * time.Millisecond
+
 // hostOnly passes on only connections from the host.
 type hostOnly struct{ net.Listener }
 
 func (l hostOnly) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
-		if errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-			slog.Warn("a connection was lost", "error", err)
-			continue
+		if errors.Is(err, net.ErrClosed) {
+			return nil, err
 		}
 		if err != nil {
-			return nil, err
+			// Out of descriptors or of memory, or the peer is gone again: no reason for PID 1 to stop listening.
+			slog.Warn("a connection was not accepted", "error", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		if a, ok := c.RemoteAddr().(*vsock.Addr); ok && a.ContextID == guestapi.HostCID {
 			return c, nil
