@@ -29,7 +29,7 @@ const (
 )
 
 // initramfsVersion changes whenever the content of an initramfs made from the same files does.
-const initramfsVersion = "initramfs 2"
+const initramfsVersion = "initramfs 3"
 
 // MaxInitramfs is the size above which an initramfs is refused, in bytes: the VMM copies it into every guest's memory, so it
 // is part of every start.

@@ -36,8 +36,10 @@ func bootTree(t *testing.T) string {
 		"kernel/drivers/virtio/virtio_ring.ko": koFile("depends=virtio"),
 		"kernel/drivers/virtio/virtio_mmio.ko.gz": pack(koFile("depends=virtio,virtio_ring"),
 			func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }),
-		"kernel/drivers/block/virtio-blk.ko":      koFile("depends=virtio,virtio_ring", "softdep=pre: fastcrc post: later"),
-		"kernel/lib/fastcrc.ko":                   koFile("depends=virtio"),
+		"kernel/drivers/block/virtio-blk.ko":      koFile("depends=virtio,virtio_ring", "softdep=pre: crc32c post: later"),
+		"kernel/crypto/crc32c_generic.ko":         koFile("alias=crypto-crc32c", "alias=crc32c", "depends=virtio"),
+		"kernel/arch/x86/crypto/crc32c-intel.ko":  koFile("alias=crc32c", "depends="),
+		"kernel/crypto/xcrc.ko":                   koFile("alias=crc32c", "depends="),
 		"kernel/lib/later.ko":                     koFile("depends="),
 		"kernel/fs/overlayfs/overlay.ko":          koFile("depends=", "softdep=pre: missing overlay"),
 		"updates/overlay.ko":                      koFile("depends=", "intree=N"),
@@ -69,7 +71,7 @@ func TestModulesAreResolvedInTheOrderOfLoading(t *testing.T) {
 		}
 	}
 	want := []string{"vsock", "virtio", "virtio_ring", "virtio_mmio", "vmw_vsock_virtio_transport_common",
-		"vmw_vsock_virtio_transport", "fastcrc", "virtio_blk", "overlay"}
+		"vmw_vsock_virtio_transport", "crc32c_generic", "virtio_blk", "overlay"}
 	if !slices.Equal(names, want) {
 		t.Errorf("got  %q\nwant %q", names, want)
 	}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +39,8 @@ type moduleTree struct {
 	dir     string
 	files   map[string]string
 	builtin map[string]bool
+	// aliases is filled by provider.
+	aliases map[string]string
 }
 
 // moduleName is a module's name as the kernel spells it, from its file's: virtio-rng.ko.xz is virtio_rng. Empty when the file is
@@ -117,12 +121,16 @@ func (t *moduleTree) resolve(names []string) ([]module, error) {
 		if err != nil {
 			return fmt.Errorf("module %s: %w", name, err)
 		}
-		deps, soft, err := moduleDepends(content)
+		info, err := readModuleInfo(content)
 		if err != nil {
 			return fmt.Errorf("module %s: %w", t.files[name], err)
 		}
+		deps, soft := info.depends, info.soft
 		path = append(slices.Clone(path), name)
 		for _, d := range soft {
+			if d, err = t.provider(d); err != nil {
+				return err
+			}
 			// A soft dependency may be missing, and may come back to the module itself.
 			if t.files[d] != "" && !slices.Contains(path, d) {
 				deps = append([]string{d}, deps...)
@@ -145,8 +153,45 @@ func (t *moduleTree) resolve(names []string) ([]module, error) {
 	return out, nil
 }
 
-// moduleDepends reads depends= and softdep=pre: from a module's .modinfo section.
-func moduleDepends(content []byte) (hard, soft []string, err error) {
+// provider returns the module that a soft dependency means, which may be an alias: libcrc32c asks for crc32c, which
+// crc32c_generic is. Only ciphers and checksums are asked for in this way, so only their modules are searched. A dependency that
+// nobody provides is returned as it is.
+func (t *moduleTree) provider(name string) (string, error) {
+	if t.has(name) {
+		return name, nil
+	}
+	if t.aliases == nil {
+		t.aliases = map[string]string{}
+		for _, m := range slices.Sorted(maps.Keys(t.files)) {
+			if !strings.Contains(t.files[m], "/crypto/") {
+				continue
+			}
+			content, err := readModule(t.files[m])
+			if err != nil {
+				return "", fmt.Errorf("module %s: %w", t.files[m], err)
+			}
+			info, err := readModuleInfo(content)
+			if err != nil {
+				return "", fmt.Errorf("module %s: %w", t.files[m], err)
+			}
+			for _, a := range info.aliases {
+				// The generic one runs on every processor; the others refuse to load where theirs is not.
+				if t.aliases[a] == "" || strings.HasSuffix(m, "_generic") {
+					t.aliases[a] = m
+				}
+			}
+		}
+	}
+	return cmp.Or(t.aliases[name], name), nil
+}
+
+// moduleInfo is what a module says of itself, with names as the kernel spells them.
+type moduleInfo struct {
+	depends, soft, aliases []string
+}
+
+// readModuleInfo reads depends=, alias= and the modules before it in softdep= from a module's .modinfo section.
+func readModuleInfo(content []byte) (info moduleInfo, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("corrupt ELF file: %v", p)
@@ -154,15 +199,15 @@ func moduleDepends(content []byte) (hard, soft []string, err error) {
 	}()
 	f, err := elf.NewFile(bytes.NewReader(content))
 	if err != nil {
-		return nil, nil, err
+		return info, err
 	}
 	s := f.Section(".modinfo")
 	if s == nil {
-		return nil, nil, errors.New("not a kernel module: no .modinfo")
+		return info, errors.New("not a kernel module: no .modinfo")
 	}
 	b, err := s.Data()
 	if err != nil {
-		return nil, nil, err
+		return info, err
 	}
 	clean := func(n string) string { return strings.ReplaceAll(n, "-", "_") }
 	for field := range bytes.SplitSeq(b, []byte{0}) {
@@ -171,21 +216,23 @@ func moduleDepends(content []byte) (hard, soft []string, err error) {
 		case "depends":
 			for n := range strings.SplitSeq(value, ",") {
 				if n != "" {
-					hard = append(hard, clean(n))
+					info.depends = append(info.depends, clean(n))
 				}
 			}
+		case "alias":
+			info.aliases = append(info.aliases, clean(value))
 		case "softdep":
 			pre := false
 			for _, n := range strings.Fields(value) {
 				if strings.HasSuffix(n, ":") {
 					pre = n == "pre:"
 				} else if pre {
-					soft = append(soft, clean(n))
+					info.soft = append(info.soft, clean(n))
 				}
 			}
 		}
 	}
-	return hard, soft, nil
+	return info, nil
 }
 
 // readModule reads a module's file and unpacks it, so that the guest's kernel need not.
