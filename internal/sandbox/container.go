@@ -89,27 +89,27 @@ func (c *Container) Start(ctx context.Context, streams Streams) error {
 		return fmt.Errorf("start: the container is %s: %w", state, ErrTransition)
 	}
 	defer c.s.cfg.Timeline.Phase("process")()
-	ctx, cancel := c.s.within(ctx, "run the process")
+	bounded, cancel := c.s.within(ctx, "run the process")
 	defer cancel()
 	// The first failure, of the streams or of the process, is the cause of all others.
-	ctx, fail := context.WithCancelCause(ctx)
+	ctx, fail := context.WithCancelCause(bounded)
 	defer fail(nil)
 	opened := make(chan struct{})
 	go func() {
 		defer close(opened)
 		if err := c.open(ctx, streams); err != nil {
-			fail(c.s.bootError(ctx, err))
+			fail(err)
 		}
 	}()
 	answer, err := c.s.agent.Start(ctx, &guestapi.StartRequest{
 		ContainerId: c.id, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil,
 	})
 	if err != nil {
-		fail(c.s.bootError(ctx, err))
+		fail(err)
 	}
 	<-opened
 	if err := context.Cause(ctx); err != nil {
-		return c.s.evidence(fmt.Errorf("start the container's process: %w", err))
+		return c.s.evidence(fmt.Errorf("start the container's process: %w", c.s.bootError(bounded, err)))
 	}
 	if text := answer.GetError(); text != "" {
 		return &ExecError{Code: execCode(answer.GetErrorCode()), Message: clean(text, maxGuestText)}

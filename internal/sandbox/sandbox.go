@@ -68,6 +68,8 @@ type Sandbox struct {
 	vmmLog  *logfile.File
 	version firecracker.Version
 
+	drainTimeout time.Duration // the constant, but in tests
+
 	rpc   *ttrpc.Client
 	agent guestapi.AgentService
 	guest *guestapi.SetupResponse
@@ -79,7 +81,7 @@ type Sandbox struct {
 // Launch runs the VMM and gives it what needs no disk and no kernel, since those may still be in the making.
 func Launch(ctx context.Context, cfg Config) (*Sandbox, error) {
 	defer cfg.Timeline.Phase("vmm")()
-	s := &Sandbox{cfg: cfg, stop: func() {}}
+	s := &Sandbox{cfg: cfg, drainTimeout: drainTimeout, stop: func() {}}
 	var err error
 	if s.console, err = logfile.Create(cfg.ConsoleLog, logLimit); err != nil {
 		return nil, err
@@ -218,7 +220,7 @@ func (s *Sandbox) bootError(ctx context.Context, err error) error {
 
 // cause prefers the reason why ctx ended over the error that the end led to.
 func cause(ctx context.Context, err error) error {
-	if c := context.Cause(ctx); c != nil {
+	if c := context.Cause(ctx); c != nil && !errors.Is(err, c) {
 		return fmt.Errorf("%w (%v)", c, err)
 	}
 	return err

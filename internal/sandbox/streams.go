@@ -107,7 +107,7 @@ func (c *Container) send(conn net.Conn, r io.ReadCloser) {
 // has gone, as readers of a pipe do.
 func (c *Container) receive(conn net.Conn, s guestapi.Stream, w io.Writer) {
 	defer conn.Close()
-	drain := &drainedConn{Conn: conn, ended: c.ended}
+	drain := &drainedConn{Conn: conn, ended: c.ended, silence: c.s.drainTimeout}
 	defer drain.watch()()
 	sink := &sink{w: w}
 	err := guestapi.Receive(drain, sink)
@@ -138,13 +138,14 @@ func (s *sink) Write(p []byte) (int, error) {
 // that the host's own reader takes does not count.
 type drainedConn struct {
 	net.Conn
-	ended <-chan struct{}
+	ended   <-chan struct{}
+	silence time.Duration
 }
 
 func (d *drainedConn) Read(p []byte) (int, error) {
 	select {
 	case <-d.ended:
-		_ = d.SetReadDeadline(time.Now().Add(drainTimeout))
+		_ = d.SetReadDeadline(time.Now().Add(d.silence))
 	default:
 	}
 	return d.Conn.Read(p)
@@ -156,7 +157,7 @@ func (d *drainedConn) watch() (stop func()) {
 	go func() {
 		select {
 		case <-d.ended:
-			_ = d.SetReadDeadline(time.Now().Add(drainTimeout))
+			_ = d.SetReadDeadline(time.Now().Add(d.silence))
 		case <-quit:
 		}
 	}()

@@ -7,48 +7,29 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/runcvm/runcvm/internal/guest"
 	"github.com/runcvm/runcvm/internal/guestapi"
+	"github.com/runcvm/runcvm/test/hostile"
 )
 
-// mode is what the agent does otherwise than the contract has it: behaviours of the two ports. A nil one is the real agent's.
-type mode struct {
-	agent, stream func(net.Conn)
-	beside        func() // runs beside the agent
-}
-
-var modes = map[string]mode{
-	// Accepts and says nothing.
-	"silent": {agent: silent},
-	// Bytes that are no protocol at all.
-	"garbage": {agent: garbage},
-	// An answer to every call of 10 MiB, and after it more bytes than it announced.
-	"huge": {agent: huge},
-	// Every call succeeds, no stream is ever taken.
-	"deaf": {agent: serve(&service{}), stream: silent},
-	// The streams are taken and closed, the process ends with 0.
-	"early": {agent: serve(&service{}), stream: closeEarly},
-	// Megabytes of control characters for a kernel release, an exit code that there is not, every end twice.
-	"lies": {agent: serve(&service{release: lies(1 << 20), exitCode: 4_000_000_000}), stream: sendTwice},
-	// The process runs, takes every signal, and never ends; neither does the guest.
-	"disobedient": {agent: serve(&service{endless: true}), stream: takeAndHold},
-	// The real agent, with a console that is written to without end.
-	"flood": {beside: flood},
-}
+// flood is the mode of the real agent with a console that is written to without end.
+const flood = "flood"
 
 func main() {
-	m, ok := modes[os.Getenv("hostile")]
-	if !ok {
-		fmt.Fprintf(os.Stderr, "hostileagent: hostile=%q is no mode\n", os.Getenv("hostile"))
+	name := os.Getenv("hostile")
+	m, ok := hostile.Modes[name]
+	switch {
+	case name == flood:
+		go writeWithoutEnd()
+	case !ok:
+		fmt.Fprintf(os.Stderr, "hostileagent: hostile=%q is no mode\n", name)
 		guest.Reboot()
-	}
-	if m.beside != nil {
-		go m.beside()
 	}
 	listen := func(port uint32) (net.Listener, error) {
 		l, err := guest.ListenVsock(port)
-		behave := map[uint32]func(net.Conn){guestapi.PortAgent: m.agent, guestapi.PortStream: m.stream}[port]
+		behave := map[uint32]func(net.Conn){guestapi.PortAgent: m.Agent, guestapi.PortStream: m.Stream}[port]
 		if err != nil || behave == nil {
 			return l, err
 		}
@@ -72,5 +53,12 @@ func (h *hijacked) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		go h.behave(c)
+	}
+}
+
+func writeWithoutEnd() {
+	line := []byte(strings.Repeat("flood \x1b[31m", 100) + "\n")
+	for {
+		_, _ = os.Stderr.Write(line)
 	}
 }

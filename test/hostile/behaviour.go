@@ -1,13 +1,12 @@
-package main
+package hostile
 
 import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
 
 	"github.com/containerd/ttrpc"
@@ -52,8 +51,7 @@ func serve(s *service) func(net.Conn) {
 	return func(c net.Conn) {
 		server, err := ttrpc.NewServer()
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "hostileagent:", err)
-			return
+			panic(err)
 		}
 		guestapi.RegisterAgentService(server, s)
 		_ = server.Serve(context.Background(), &once{conn: c, closed: make(chan struct{})})
@@ -78,34 +76,52 @@ func (o *once) Accept() (net.Conn, error) {
 func (o *once) Close() error   { return nil }
 func (o *once) Addr() net.Addr { return &net.UnixAddr{} }
 
-// service says yes to everything and does nothing.
+// service says yes to everything and does nothing, but for what its fields say.
 type service struct {
 	release  string
 	exitCode uint32
-	endless  bool
+	// endless lets the process run on, whatever the host sends.
+	endless bool
+	// setup, create, start, wait and signal are errors to answer with; never is no answer at all.
+	setup, create, start, wait, signal error
+	// refusal is why the process could not be executed.
+	refusal *guestapi.StartResponse
+}
+
+// never is the error of a call that is not answered.
+var never = errors.New("never")
+
+func answer[T any](value T, err error) (T, error) {
+	if errors.Is(err, never) {
+		select {}
+	}
+	return value, err
 }
 
 func (s *service) Setup(context.Context, *guestapi.SetupRequest) (*guestapi.SetupResponse, error) {
-	return &guestapi.SetupResponse{AgentVersion: s.release, KernelRelease: s.release}, nil
+	return answer(&guestapi.SetupResponse{AgentVersion: s.release, KernelRelease: s.release}, s.setup)
 }
 
 func (s *service) Create(context.Context, *guestapi.CreateRequest) (*guestapi.CreateResponse, error) {
-	return &guestapi.CreateResponse{}, nil
+	return answer(&guestapi.CreateResponse{}, s.create)
 }
 
 func (s *service) Start(context.Context, *guestapi.StartRequest) (*guestapi.StartResponse, error) {
-	return &guestapi.StartResponse{Pid: 1}, nil
+	if s.refusal != nil {
+		return s.refusal, nil
+	}
+	return answer(&guestapi.StartResponse{Pid: 1}, s.start)
 }
 
 func (s *service) Wait(context.Context, *guestapi.WaitRequest) (*guestapi.WaitResponse, error) {
 	if s.endless {
 		select {}
 	}
-	return &guestapi.WaitResponse{ExitCode: s.exitCode}, nil
+	return answer(&guestapi.WaitResponse{ExitCode: s.exitCode}, s.wait)
 }
 
 func (s *service) Signal(context.Context, *guestapi.SignalRequest) (*guestapi.SignalResponse, error) {
-	return &guestapi.SignalResponse{}, nil
+	return answer(&guestapi.SignalResponse{}, s.signal)
 }
 
 func (s *service) SyncClock(context.Context, *guestapi.SyncClockRequest) (*guestapi.SyncClockResponse, error) {
@@ -153,9 +169,38 @@ func sendTwice(c net.Conn) {
 // lies is a text of n bytes that a terminal acts on.
 func lies(n int) string { return strings.Repeat("\x1b[31mlie\r\n", n/10) }
 
-func flood() {
-	line := []byte(strings.Repeat("flood \x1b[31m", 100) + "\n")
-	for {
-		_, _ = os.Stderr.Write(line)
+// honest sends output as the contract has it.
+func honest(c net.Conn) {
+	s, err := accept(c)
+	if err != nil {
+		return
+	}
+	// Standard input has no output; its receiver's end is the host's to say.
+	if s != guestapi.Stdin {
+		_ = guestapi.Send(c, io.NopCloser(strings.NewReader(s.String()+"\n")))
+	}
+	silent(c)
+}
+
+// sendAfterOpening sends these bytes once the stream is open.
+func sendAfterOpening(b string) func(net.Conn) {
+	return func(c net.Conn) {
+		if _, err := accept(c); err != nil {
+			return
+		}
+		if _, err := io.WriteString(c, b); err == nil {
+			silent(c)
+		}
 	}
 }
+
+// sendInsteadOfOpening answers the opening with these bytes.
+func sendInsteadOfOpening(b string) func(net.Conn) {
+	return func(c net.Conn) {
+		if _, err := io.WriteString(c, b); err == nil {
+			silent(c)
+		}
+	}
+}
+
+func closeAtOnce(c net.Conn) { _ = c.Close() }

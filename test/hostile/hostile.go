@@ -1,0 +1,57 @@
+// Package hostile has agents that break the contract of package guestapi. The e2e suites put them into a guest by the
+// program hostileagent, and package sandbox's tests behind a VMM of their own.
+package hostile
+
+import (
+	"net"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/runcvm/runcvm/internal/guestapi"
+)
+
+// Mode is what an agent does with the host's connections to its two ports.
+type Mode struct{ Agent, Stream func(net.Conn) }
+
+// Modes are the agents by name.
+var Modes = map[string]Mode{
+	// Does what the contract says, with a process that ends at once; to be sure that it is the others' faults that are found.
+	"honest": {serve(&service{exitCode: 7}), honest},
+
+	// Accepts and says nothing.
+	"silent": {silent, silent},
+	// Closes what it has accepted.
+	"closing": {closeAtOnce, closeAtOnce},
+	// Bytes that are no protocol at all.
+	"garbage": {garbage, garbage},
+	// An answer to every call of 10 MiB, and after it more bytes than it announced.
+	"huge": {huge, silent},
+	// A refusal of 1 MiB of control characters.
+	"setup-refused": {serve(&service{setup: status.Error(codes.Internal, lies(1<<20))}), honest},
+	"create-never":  {serve(&service{create: never}), honest},
+	"start-never":   {serve(&service{start: never}), honest},
+	// A reason of control characters, and an exit code that there is not.
+	"start-refused": {serve(&service{refusal: &guestapi.StartResponse{Error: lies(1 << 20), ErrorCode: 4_000_000_000}}), honest},
+
+	// Every call succeeds, no stream is ever taken.
+	"deaf":            {serve(&service{}), silent},
+	"stream-refused":  {serve(&service{start: never}), sendInsteadOfOpening("\x05\x00\x00\x00\x03\x1b[m")},
+	"stream-garbage":  {serve(&service{start: never}), sendInsteadOfOpening("\xff\xff\xff\xff\xff\xff")},
+	"stream-too-long": {serve(&service{start: never}), sendInsteadOfOpening("\x05\xff\xff\xff\xff")},
+
+	// The streams are taken and closed, the process ends with 0.
+	"early": {serve(&service{}), closeEarly},
+	// The process ends, its output never does.
+	"endless": {serve(&service{}), takeAndHold},
+	// Output frames longer than the contract has them.
+	"long-frames": {serve(&service{}), sendAfterOpening("\x02\xff\xff\xff\xff")},
+	// Megabytes of control characters for a kernel release, an exit code that there is not, every end twice.
+	"lies": {serve(&service{release: lies(1 << 20), exitCode: 4_000_000_000}), sendTwice},
+	// The process is there, and nobody tells how it ended.
+	"wait-refused": {serve(&service{wait: status.Error(codes.NotFound, "no container")}), honest},
+	// The process runs, takes every signal, and never ends; neither does the guest.
+	"disobedient": {serve(&service{endless: true}), takeAndHold},
+	// The same with signals that are never taken.
+	"signal-never": {serve(&service{endless: true, signal: never}), takeAndHold},
+}
