@@ -99,9 +99,9 @@ func (c *command) machine(s *api.Spec, accel string, devices int) {
 		second = "on"
 	}
 	// As Firecracker's machine: no PCI, no PIT or PIC that the guest would use, a serial port, and an i8042 for reboot=k and
-	// Ctrl+Alt+Del.
+	// Ctrl+Alt+Del. Firecracker's ACPI says that there is no clock chip, QEMU's cannot: Linux would wait for one for seconds.
 	c.add("-no-user-config", "-nodefaults", "-display", "none",
-		"-machine", "microvm,acpi=on,pit=off,pic=off,rtc=off,isa-serial=on,memory-backend=memory,mem-merge=off,"+
+		"-machine", "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,memory-backend=memory,mem-merge=off,"+
 			"dump-guest-core=off,ioapic2="+second,
 		"-global", "virtio-mmio.force-legacy=false",
 		"-device", "i8042",

@@ -76,8 +76,9 @@ type VM struct {
 func (l *Launcher) Launch(ctx context.Context, spec api.Spec) (api.Machine, error) {
 	accel := l.accelerator()
 	if accel == accelTCG {
-		// Without this a guest under TCG has no timer that works: there is no PIT, and no hypervisor's clock.
-		spec.Cmdline = fmt.Sprintf("tsc_early_khz=%d %s", l.meter.kHz(), spec.Cmdline)
+		// Without its rate a guest under TCG has no timer that works: there is no PIT, and no hypervisor's clock. And on a
+		// busy host its watchdog would find the TSC at fault and fall back to jiffies.
+		spec.Cmdline = fmt.Sprintf("tsc=reliable tsc_early_khz=%d %s", l.meter.kHz(), spec.Cmdline)
 		if len(spec.Cmdline) >= api.MaxCmdline {
 			return nil, fmt.Errorf("the kernel command line has no room for tsc_early_khz, which emulation needs: %d bytes of %d",
 				len(spec.Cmdline), api.MaxCmdline-1)
