@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -45,11 +44,6 @@ func (e *AgentError) Is(target error) bool {
 		return target == errdefs.ErrNotFound
 	}
 	return false
-}
-
-func refused(err error) bool {
-	refusal := new(AgentError)
-	return errors.As(err, &refusal)
 }
 
 // newAgent returns the agent at the other end of conn.

@@ -158,7 +158,7 @@ func (c *Container) Abandon() { c.abandon.Do(func() { close(c.abandoned) }) }
 
 // lost says what became of the guest when a call to it failed.
 func (c *Container) lost(err error) error {
-	if !refused(err) && c.s.endsSoon() {
+	if tornOff(err) && c.s.endsSoon() {
 		return c.s.exitReason()
 	}
 	return fmt.Errorf("the guest's agent is gone: %w", err)

@@ -10,7 +10,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -212,7 +214,7 @@ func (s *Sandbox) boot(ctx context.Context) error {
 // bootError gives the reason behind an error of the boot: the deadline, or the VMM's end, which tears connections a moment
 // before it is known.
 func (s *Sandbox) bootError(ctx context.Context, err error) error {
-	if ctx.Err() == nil && !refused(err) && s.endsSoon() {
+	if ctx.Err() == nil && tornOff(err) && s.endsSoon() {
 		return fmt.Errorf("%w (%w)", s.exitReason(), err)
 	}
 	return cause(ctx, err)
@@ -224,6 +226,12 @@ func cause(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (%v)", c, err)
 	}
 	return err
+}
+
+// tornOff says whether an error is a connection's end, which may be the VMM's.
+func tornOff(err error) bool {
+	network := new(net.OpError)
+	return errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network)
 }
 
 // endGrace is how long the end of a VMM may take to be seen once its connections have ended.
