@@ -23,10 +23,11 @@ func (h *Host) checkLeaks() {
 		h.removeAll() // the test's own fault is what counts; the next test begins clean
 		return
 	}
-	Eventually(h.t, settle, func() error {
-		return errors.Join(h.processes(), h.mounts(), h.files())
-	})
+	Eventually(h.t, settle, h.leaks)
 }
+
+// leaks names everything of the host's directories that is left.
+func (h *Host) leaks() error { return errors.Join(h.processes(), h.mounts(), h.files()) }
 
 // removeAll ends what a failed test has left.
 func (h *Host) removeAll() {
