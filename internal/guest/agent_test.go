@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -132,7 +131,7 @@ func TestCallersAreCounted(t *testing.T) {
 			c.add(step.n)
 		}
 		if closed() != step.want {
-			t.Fatal(fmt.Sprintf("step %d: none is %v", i, !step.want))
+			t.Fatalf("step %d: none is %v", i, !step.want)
 		}
 	}
 }

@@ -49,7 +49,7 @@ func signalCgroup(cgroup string, sig unix.Signal) error {
 		if err != nil {
 			return err
 		}
-		for _, field := range strings.Fields(string(b)) {
+		for field := range strings.FieldsSeq(string(b)) {
 			pid, err := strconv.Atoi(field)
 			if err != nil || pid <= 1 {
 				continue

@@ -212,7 +212,8 @@ const maxLoader = 4096
 // loader reads the loader of an x86-64 program from its program headers (System V ABI, elf(5)). 32-bit programs are left to the
 // kernel.
 func loader(r io.ReaderAt, head []byte) (string, error) {
-	const headerSize, entrySize, maxEntries = 64, 56, 256
+	// The kernel takes no more than 64 KiB of program headers, and not none (load_elf_phdrs in fs/binfmt_elf.c).
+	const headerSize, entrySize, maxEntries = 64, 56, 65536 / 56
 	if len(head) < headerSize {
 		return "", unix.ENOEXEC
 	}
@@ -225,12 +226,14 @@ func loader(r io.ReaderAt, head []byte) (string, error) {
 	}
 	offset := int64(binary.LittleEndian.Uint64(head[32:]))
 	size, count := binary.LittleEndian.Uint16(head[54:]), binary.LittleEndian.Uint16(head[56:])
-	if size != entrySize || count > maxEntries || offset < 0 {
-		return "", nil // the kernel will say
+	table := make([]byte, entrySize*min(int(count), maxEntries))
+	if size != entrySize || count == 0 || count > maxEntries || offset < 0 {
+		return "", unix.ENOEXEC
 	}
-	table := make([]byte, int(size)*int(count))
-	if _, err := r.ReadAt(table, offset); err != nil {
-		return "", nil
+	if _, err := r.ReadAt(table, offset); errors.Is(err, io.EOF) {
+		return "", unix.ENOEXEC
+	} else if err != nil {
+		return "", err
 	}
 	for ; len(table) > 0; table = table[entrySize:] {
 		if elf.ProgType(binary.LittleEndian.Uint32(table)) != elf.PT_INTERP {

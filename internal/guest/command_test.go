@@ -16,11 +16,12 @@ func elfProgram(class, machine byte, loader string) string {
 	b[4], b[5], b[6], b[18] = class, 1, 1, machine
 	binary.LittleEndian.PutUint64(b[32:], 64)
 	binary.LittleEndian.PutUint16(b[54:], 56)
-	if loader == "" {
-		return "! " + string(b)
-	}
 	binary.LittleEndian.PutUint16(b[56:], 1)
 	p := make([]byte, 56)
+	if loader == "" {
+		binary.LittleEndian.PutUint32(p, 1)
+		return "! " + string(b) + string(p)
+	}
 	binary.LittleEndian.PutUint32(p, 3)
 	binary.LittleEndian.PutUint64(p[8:], 64+56)
 	binary.LittleEndian.PutUint64(p[32:], uint64(len(loader)+1))
@@ -41,6 +42,7 @@ func TestCommandCheck(t *testing.T) {
 		"bin/lonely":      "! #!/no/interp\n",
 		"bin/loop":        "! #!/bin/loop\n",
 		"bin/bang":        "! #!\n",
+		"bin/noheaders":   elfProgram(2, amd64, "")[:2+64],
 		"bin/text":        "! echo hello\n",
 		"bin/empty":       "! ",
 		"bin/data":        "no x bit",
@@ -82,6 +84,7 @@ func TestCommandCheck(t *testing.T) {
 		{"text", "text", 126, "exec format error", process{}},
 		{"empty", "empty", 126, "exec format error", process{}},
 		{"no interpreter named", "bang", 126, "exec format error", process{}},
+		{"without program headers", "noheaders", 126, "exec format error", process{}},
 		{"a loop of scripts", "loop", 126, "too many levels", process{}},
 		{"in another mount nobody knows", "/bin/nope", 0, "", process{mounts: []string{"/bin"}}},
 		{"nor there in PATH", "nope", 0, "", process{mounts: []string{"/bin"}}},

@@ -30,7 +30,7 @@ const (
 	WorkDir  = "work"
 )
 
-// UserAnnotation, in the staged OCI specification, is the user to run as in the form of an image's User field
+// UserAnnotation is the key, in the staged OCI specification, of the user to run as in the form of an image's User field
 // (name|uid[:group|gid]); only the guest sees the container's /etc/passwd. It takes the place of process.user.
 const UserAnnotation = "dev.runcvm.user"
 

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -63,7 +62,8 @@ func cached(ctx context.Context, cacheDir, name string, fill func(ctx context.Co
 	if err != nil {
 		return "", fmt.Errorf("kernel cache: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	// What cannot be removed now goes with removeStale.
+	defer func() { _ = os.RemoveAll(tmp) }()
 	// The files are read by the VMM, which may run as another user.
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return "", fmt.Errorf("kernel cache: %w", err)
@@ -81,7 +81,8 @@ func removeStale(cacheDir string) {
 	leftovers, _ := filepath.Glob(filepath.Join(cacheDir, ".tmp-*"))
 	for _, dir := range leftovers {
 		if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > staleAfter {
-			os.RemoveAll(dir)
+			// One that stays only takes room, and is tried again.
+			_ = os.RemoveAll(dir)
 		}
 	}
 }
@@ -97,12 +98,4 @@ func writeSynced(path string, write func(*os.File) error) (err error) {
 		return err
 	}
 	return f.Sync()
-}
-
-func exists(path string) (bool, error) {
-	_, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
 }

@@ -72,7 +72,7 @@ func needs(path string) (interp string, needed []string, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if f.Machine != elf.EM_X86_64 {
 		return "", nil, fmt.Errorf("a program for %s, not for x86-64", f.Machine)
 	}

@@ -223,7 +223,7 @@ func readModuleInfo(content []byte) (info moduleInfo, err error) {
 			info.aliases = append(info.aliases, clean(value))
 		case "softdep":
 			pre := false
-			for _, n := range strings.Fields(value) {
+			for n := range strings.FieldsSeq(value) {
 				if strings.HasSuffix(n, ":") {
 					pre = n == "pre:"
 				} else if pre {
