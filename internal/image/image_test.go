@@ -433,6 +433,21 @@ func TestFilesThatAreNoImageAreRefused(t *testing.T) {
 			}
 		})
 	}
+	bomb := filepath.Join(t.TempDir(), "bomb.tar.gz")
+	for _, name := range []string{"manifest.json", "blobs/x", "root"} {
+		s := open(t)
+		s.Limits = tree.Limits{Bytes: 1 << 20}
+		b := imagetest.Gzip(t, imagetest.Tar(t, imagetest.File(name, strings.Repeat(" ", 2<<20))))
+		if err := os.WriteFile(bomb, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Import(t.Context(), bomb, ""); !errors.Is(err, tree.ErrLimit) {
+			t.Errorf("bomb in %s: %v", name, err)
+		}
+		if left := contents(t, s); len(left) > 0 {
+			t.Errorf("bomb in %s: the store has %q", name, left)
+		}
+	}
 	if _, err := open(t).Import(t.Context(), "/no/such/path", ""); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no such path: %v", err)
 	}
@@ -612,6 +627,39 @@ func FuzzImportIndex(f *testing.F) {
 		got, err := s.Get(t.Context(), img.Name)
 		if err != nil || got.Digest != img.Digest || len(got.Layers) != len(got.Config.RootFS.DiffIDs) {
 			t.Errorf("imported %+v, got %+v: %v", img, got, err)
+		}
+	})
+}
+
+// FuzzImportFile imports files of foreign bytes, and checks the same.
+func FuzzImportFile(f *testing.F) {
+	root := imagetest.Tar(f, imagetest.File("a", "content"))
+	for _, seed := range [][]byte{root, imagetest.Gzip(f, root), dockerArchive(f, true, "x:y"), tarOf(f, simple(f, "seed", "content").Dir)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t)
+		s.Limits = tree.Limits{Bytes: 1 << 20, Size: 1 << 20, Entries: 100}
+		img, err := s.Import(t.Context(), path, "")
+		if err != nil {
+			if left := contents(t, s); len(left) > 0 {
+				t.Errorf("refused (%v), but the store has %q", err, left)
+			}
+			return
+		}
+		for _, l := range img.Layers {
+			r, err := s.OpenLayer(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, r); err != nil {
+				t.Errorf("imported, but layer %s can't be read: %v", l.Digest, err)
+			}
+			r.Close()
 		}
 	})
 }

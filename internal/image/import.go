@@ -126,6 +126,26 @@ func (c ctxReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
+// boundedReader ends with its context, and with tree.ErrLimit.
+type boundedReader struct {
+	ctxReader
+	left, limit int64
+}
+
+// bounded returns a reader of what r, a compressed file, unpacks to, as far as the store's limit allows.
+func (in *importer) bounded(ctx context.Context, r io.Reader) io.Reader {
+	limit := in.store.Limits.WithDefaults().Bytes
+	return &boundedReader{ctxReader{ctx, r}, limit, limit}
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	n, err := b.ctxReader.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fmt.Errorf("%w of %d bytes, uncompressed", tree.ErrLimit, b.limit)
+	}
+	return n, err
+}
+
 // addDescribed copies the blob that a descriptor names from a source, and checks digest and size.
 func (in *importer) addDescribed(ctx context.Context, src source, d ocispec.Descriptor) error {
 	name, err := blobName(d)

@@ -220,11 +220,7 @@ func (in *importer) diffID(ctx context.Context, d digest.Digest) (digest.Digest,
 	ahead := layer.Pipe(plain)
 	defer ahead.Close()
 	h := digest.SHA256.Digester()
-	limit := in.store.limits().Bytes
-	n, err := io.Copy(h.Hash(), ctxReader{ctx, io.LimitReader(ahead, limit+1)})
-	if err == nil && n > limit {
-		err = fmt.Errorf("%w of %d bytes in its layers", tree.ErrLimit, limit)
-	}
+	_, err = io.Copy(h.Hash(), in.bounded(ctx, ahead))
 	return h.Digest(), compressedType[compression], err
 }
 

@@ -171,8 +171,8 @@ func kindOfDir(root *os.Root) kind {
 var inArchive = lazily(`^(blobs|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar)?|)$`)
 
 // kindOfTar says what a tar is, by the names in it; it reads no further than it must. r is the uncompressed tar.
-func kindOfTar(ctx context.Context, r io.Reader) (kind, error) {
-	t := tar.NewReader(ctxReader{ctx, r})
+func kindOfTar(r io.Reader) (kind, error) {
+	t := tar.NewReader(r)
 	found := kindRoot
 	for entries := 0; ; entries++ {
 		h, err := t.Next()
@@ -238,7 +238,7 @@ func (in *importer) readFile(ctx context.Context, path, name string) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
-	k, err := kindOfTar(ctx, plain)
+	k, err := kindOfTar(in.bounded(ctx, plain))
 	if err = errors.Join(err, plain.Close()); err != nil {
 		return Image{}, err
 	}
@@ -275,11 +275,7 @@ func (in *importer) unpack(ctx context.Context, r io.Reader) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	limit := in.store.limits().Bytes
-	n, err := io.Copy(f, ctxReader{ctx, io.LimitReader(plain, limit+1)})
-	if err == nil && n > limit {
-		err = fmt.Errorf("the archive has more than %d bytes uncompressed", limit)
-	}
+	_, err = io.Copy(f, in.bounded(ctx, plain))
 	if err = errors.Join(err, os.Remove(f.Name())); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

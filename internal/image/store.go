@@ -47,8 +47,6 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) limits() tree.Limits { return s.Limits.WithDefaults() }
-
 func (s *Store) path(parts ...string) string {
 	return filepath.Join(append([]string{s.dir}, parts...)...)
 }
