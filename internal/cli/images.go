@@ -28,7 +28,7 @@ func (a *app) importCommand() *cobra.Command {
 			}
 			img, err := store.Import(cmd.Context(), args[0], name)
 			if err != nil {
-				return fmt.Errorf("import %s: %w", args[0], err)
+				return err
 			}
 			_, err = fmt.Fprintf(a.stdout, "%s %s\n", img.Name, img.Digest)
 			return err
