@@ -71,6 +71,9 @@ func (m *monitor) bringUp(ctx context.Context, cancel context.CancelCauseFunc, u
 	if err := m.prep.sandbox.Boot(ctx, m.prep.files()); err != nil {
 		return err
 	}
+	if err := m.prep.disk.Opened(); err != nil {
+		return err
+	}
 	if m.container, err = m.prep.sandbox.Create(ctx, m.req.ID, m.prep.disk.UUID, m.prep.rootfsUUID); err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ type DiskOptions struct {
 
 // Disk is an image disk in use. It must not be written to.
 type Disk struct {
-	// Path is of the disk's file. It stays valid until Close.
+	// Path is of the disk's file. It stays valid until Close, of a disk without the cache until Opened.
 	Path string
 	// UUID is the file system's, lower case and with dashes.
 	UUID string
@@ -78,6 +78,16 @@ type Disk struct {
 // File returns the file whose lock keeps the disk from being pruned. A process that inherits it keeps the disk as well; for
 // a disk without the cache that is no longer so after Close.
 func (d *Disk) File() *os.File { return d.file }
+
+// Opened tells that all who read the disk have opened it. A disk without the cache has no name any more after that:
+// whatever becomes of its owner, nothing of it is left behind.
+func (d *Disk) Opened() error {
+	if !d.private {
+		return nil
+	}
+	d.private = false
+	return os.Remove(d.Path)
+}
 
 // Close gives the disk back. It may be called more than once.
 func (d *Disk) Close() error {

@@ -56,6 +56,8 @@ const (
 	guestCID = 3
 	// entropyBytes seeds the guest's random number generator: twice what its pool takes in.
 	entropyBytes = 64
+	// configTimeout bounds all that is told the VMM before the boot: some requests of under 1 ms each.
+	configTimeout = 20 * time.Second
 	// shutdownTimeout bounds the guest's orderly end, mostly the write-back of its page cache.
 	shutdownTimeout = 20 * time.Second
 	// evidenceLines is how much of each log an error carries: a kernel's panic has its reason above some 40 lines of trace.
@@ -153,7 +155,9 @@ func (s *Sandbox) Boot(ctx context.Context, files BootFiles) error {
 	configured := s.cfg.Timeline.Phase("vmm-config")
 	err := s.configure(ctx, files)
 	configured()
-	if err == nil {
+	if err != nil {
+		err = s.bootError(ctx, err)
+	} else {
 		err = s.boot(ctx)
 	}
 	if err != nil {
@@ -163,6 +167,8 @@ func (s *Sandbox) Boot(ctx context.Context, files BootFiles) error {
 }
 
 func (s *Sandbox) configure(ctx context.Context, files BootFiles) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, configTimeout, fmt.Errorf("the VMM has not taken its configuration within %s", configTimeout))
+	defer cancel()
 	err := s.vmm.PutBootSource(ctx, firecracker.BootSource{
 		KernelImagePath: files.Kernel, InitrdPath: files.Initramfs, BootArgs: s.commandLine(),
 	})

@@ -112,6 +112,8 @@ func TestAMonitorThatIsKilled(t *testing.T) {
 			var flags []string
 			if c.remove {
 				flags = append(flags, "--rm")
+			} else {
+				h.Env = []string{"ROOTFS_CACHE_ACTIVE=0"} // a disk that nobody but the monitor knows of
 			}
 			var caller *harness.Running
 			var record harness.Record
