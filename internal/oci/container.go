@@ -39,15 +39,15 @@ type Options struct {
 
 // Container is a container with everything decided.
 type Container struct {
-	Args       []string
-	Env        []string
-	User       string // name|uid[:group|gid], resolved in the guest; empty: 0
-	Cwd        string
-	Hostname   string
-	ReadOnly   bool
-	Tmpfs      []Tmpfs
-	Memory     int64
-	CPUs       float64
+	Args     []string
+	Env      []string
+	User     string // name|uid[:group|gid], resolved in the guest; empty: 0
+	Cwd      string
+	Hostname string
+	ReadOnly bool
+	Tmpfs    []Tmpfs
+	Memory   int64
+	CPUs     float64
 	// StopSignal asks the container to end.
 	StopSignal syscall.Signal
 }
@@ -67,14 +67,14 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // Resolve merges the image's configuration and the options by Docker's rules. All faults are in one error.
 func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 	c := Container{
-		Args:       command(image, opt),
-		Env:        environment(image.Env, opt),
-		User:       or(opt.User, image.User),
-		Cwd:        path.Clean("/" + or(opt.Cwd, image.WorkingDir)),
-		Hostname:   opt.Hostname,
-		ReadOnly:   opt.ReadOnly,
-		Memory:     opt.Memory,
-		CPUs:       opt.CPUs,
+		Args:     command(image, opt),
+		Env:      environment(image.Env, opt),
+		User:     or(opt.User, image.User),
+		Cwd:      path.Clean("/" + or(opt.Cwd, image.WorkingDir)),
+		Hostname: opt.Hostname,
+		ReadOnly: opt.ReadOnly,
+		Memory:   opt.Memory,
+		CPUs:     opt.CPUs,
 	}
 	var errs []error
 	var err error

@@ -103,6 +103,7 @@ func (c *Container) Start(ctx context.Context, streams Streams) error {
 	}()
 	answer, err := c.s.agent.Start(ctx, &guestapi.StartRequest{
 		ContainerId: c.id, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil,
+		UnixNanos: time.Now().UnixNano(),
 	})
 	if err != nil {
 		fail(err)

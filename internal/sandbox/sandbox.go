@@ -355,5 +355,7 @@ func (s *Sandbox) commandLine() string {
 
 // defaultKernelArgs: the console; a reboot by the keyboard controller, which ends Firecracker, also after a panic; one
 // serial port; no search for a mouse and a keyboard on the controller; the CPU's random numbers trusted, so that nothing
-// waits for entropy.
-const defaultKernelArgs = "console=ttyS0 reboot=k panic=-1 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd random.trust_cpu=on"
+// waits for entropy; no self-tests of the cipher implementations, most of an emulated boot; no driver for a real-time
+// clock, which Firecracker does not have and which is waited for (the agent sets the clock).
+const defaultKernelArgs = "console=ttyS0 reboot=k panic=-1 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd random.trust_cpu=on " +
+	"cryptomgr.notests initcall_blacklist=cmos_init"
