@@ -19,6 +19,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const (
+	// Patience is how long a guest may take for what it does in some seconds on an idle machine: the machine may be emulated
+	// itself, and busy.
+	Patience = 4 * time.Minute
+	// Soon is how long that may take which does not wait for any guest, on such a machine.
+	Soon = 30 * time.Second
+)
+
 // Program is the path of a program of test/programs, which make test-programs builds beside runcvm.
 func Program(t testing.TB, name string) string {
 	t.Helper()
@@ -112,7 +120,7 @@ func (h *Host) Record(name string) Record {
 // AwaitState waits until the container is in this state, and returns its record.
 func (h *Host) AwaitState(name, state string) (record Record) {
 	h.t.Helper()
-	Eventually(h.t, time.Minute, func() error {
+	Eventually(h.t, Patience, func() error {
 		for _, record = range h.Records() {
 			if record.Name == name && record.State == state {
 				return nil
@@ -127,7 +135,7 @@ func (h *Host) AwaitState(name, state string) (record Record) {
 func (h *Host) VMM(r Record) int {
 	h.t.Helper()
 	var vmm int
-	Eventually(h.t, time.Minute, func() error {
+	Eventually(h.t, Patience, func() error {
 		children := Children(r.Pid)
 		if len(children) != 1 {
 			return fmt.Errorf("the monitor %d has the children %v", r.Pid, children)

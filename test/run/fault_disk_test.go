@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,7 +97,7 @@ func TestTheHostsDiskFillsWhileAContainerWrites(t *testing.T) {
 	script := `dd if=/dev/zero of=/file bs=1M count=100 conv=fsync 2>/dev/null && echo written
 		seq 1000001 1020000
 		exit 9`
-	r := h.Start("run", "--name", "fills", "--size", "200m", harness.Image, "sh", "-c", script).Wait(3 * time.Minute)
+	r := h.Start("run", "--name", "fills", "--size", "200m", harness.Image, "sh", "-c", script).Wait(harness.Patience)
 	if r.Code != 9 || r.Stdout != string(lines(20_000)) {
 		t.Errorf("exit code %d, %d bytes on stdout: %.100q", r.Code, len(r.Stdout), r.Stdout)
 	}

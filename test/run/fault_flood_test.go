@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/runcvm/runcvm/test/harness"
 )
@@ -18,7 +17,7 @@ func watchLog(t *testing.T, h *harness.Host, record harness.Record, name string,
 	t.Helper()
 	dir := filepath.Join(h.DataDir, "containers", record.ID)
 	rotations, last := 0, os.FileInfo(nil)
-	harness.Eventually(t, 4*time.Minute, func() error {
+	harness.Eventually(t, 2*harness.Patience, func() error {
 		var size int64
 		for _, part := range []string{name, name + ".1"} {
 			if info, err := os.Stat(filepath.Join(dir, part)); err == nil {
@@ -43,13 +42,13 @@ func TestAConsoleThatIsWrittenToWithoutEndStaysUnderItsBound(t *testing.T) {
 	h.Env = []string{"RUNCVM_AGENT=" + harness.Program(t, "hostileagent"), "RUNCVM_KERNEL_ARGS=hostile=flood"}
 	record := sleeper(t, h, "floods")
 	watchLog(t, h, record, "console.log", 1<<20)
-	if got := bounded(t, h, 10*time.Second, "logs", "floods"); got != "up\n" {
+	if got := bounded(t, h, harness.Soon, "logs", "floods"); got != "up\n" {
 		t.Errorf("logs prints %q", got)
 	}
-	if got := bounded(t, h, 10*time.Second, "logs", "--source", "console", "floods"); !strings.Contains(got, "flood") {
+	if got := bounded(t, h, harness.Soon, "logs", "--source", "console", "floods"); !strings.Contains(got, "flood") {
 		t.Errorf("the console's log has %d bytes", len(got))
 	}
-	bounded(t, h, 40*time.Second, "rm", "-f", "floods")
+	bounded(t, h, harness.Soon+killing, "rm", "-f", "floods")
 }
 
 func TestOutputWithoutEndStaysUnderItsBound(t *testing.T) {
@@ -57,7 +56,7 @@ func TestOutputWithoutEndStaysUnderItsBound(t *testing.T) {
 	h.Env = []string{"RUNCVM_LOG_MAX_SIZE=256KiB"}
 	h.MustRun("run", "-d", "--name", "prints", harness.Image, "sh", "-c", "while :; do seq 1000001 1010000; done")
 	watchLog(t, h, h.Record("prints"), "output.log", 256<<10)
-	got := bounded(t, h, 10*time.Second, "logs", "prints")
+	got := bounded(t, h, harness.Soon, "logs", "prints")
 	_, rest, _ := strings.Cut(got, "\n") // the first line may be cut
 	for line := range strings.Lines(rest) {
 		if len(line) != 8 && line[len(line)-1] == '\n' {
@@ -67,5 +66,5 @@ func TestOutputWithoutEndStaysUnderItsBound(t *testing.T) {
 	if len(got) < 8<<10 {
 		t.Errorf("the log has %d bytes", len(got))
 	}
-	bounded(t, h, 40*time.Second, "rm", "-f", "prints")
+	bounded(t, h, harness.Soon+killing, "rm", "-f", "prints")
 }

@@ -5,7 +5,6 @@ package run
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/runcvm/runcvm/test/harness"
 )
@@ -15,7 +14,8 @@ func hostile(t *testing.T, mode string, args ...string) (*harness.Host, *harness
 	t.Helper()
 	h := harness.New(t)
 	h.Env = []string{
-		"RUNCVM_AGENT=" + harness.Program(t, "hostileagent"), "RUNCVM_KERNEL_ARGS=hostile=" + mode, "RUNCVM_BOOT_TIMEOUT=45s",
+		"RUNCVM_AGENT=" + harness.Program(t, "hostileagent"), "RUNCVM_KERNEL_ARGS=hostile=" + mode,
+		"RUNCVM_BOOT_TIMEOUT=1m", // long enough for a boot on a busy machine, and no longer than a test may wait
 	}
 	return h, h.Start(append(append([]string{"run", "--name", "hostile"}, args...), harness.Image, "true")...)
 }
@@ -25,11 +25,11 @@ func TestAHostileAgentCannotHoldAStartUp(t *testing.T) {
 	for _, c := range []struct{ mode, cause string }{
 		{"garbage", "set the guest up: "},
 		{"huge", "exceed maximum message size"},
-		{"deaf", "has not run the process within 45s"},
+		{"deaf", "has not run the process within 1m0s"},
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			h, run := hostile(t, c.mode)
-			r := run.Wait(150 * time.Second)
+			r := run.Wait(harness.Patience)
 			evidence(t, r, c.cause)
 			if strings.Contains(r.Stderr, "Kernel panic") {
 				t.Error("the hostile agent has failed by itself")
@@ -43,7 +43,7 @@ func TestAHostileAgentCannotHoldAStartUp(t *testing.T) {
 
 func TestAHostileAgentsLiesAreTold(t *testing.T) {
 	h, run := hostile(t, "lies")
-	r := run.Wait(2 * time.Minute)
+	r := run.Wait(harness.Patience)
 	if r.Code != 125 || r.Stdout != "stdout\n" || !strings.HasPrefix(r.Stderr, "stderr\n") ||
 		!strings.Contains(r.Stderr, "an exit code that there is not, 4000000000") {
 		t.Errorf("exit code %d, stdout %q, stderr %.2000q", r.Code, r.Stdout, r.Stderr)
@@ -60,7 +60,7 @@ func TestAHostileAgentsLiesAreTold(t *testing.T) {
 
 func TestAHostileAgentThatCutsTheOutputShort(t *testing.T) {
 	h, run := hostile(t, "early")
-	r := run.Wait(2 * time.Minute)
+	r := run.Wait(harness.Patience)
 	if r.Code != 0 || !strings.Contains(r.Stderr, "stdout was cut short") || !strings.Contains(r.Stderr, "stderr was cut short") {
 		t.Errorf("exit code %d, stderr %q", r.Code, r.Stderr)
 	}
@@ -73,7 +73,7 @@ func TestAHostileAgentThatCutsTheOutputShort(t *testing.T) {
 // TestAHostileAgentThatDoesNotObey takes every signal and goes on.
 func TestAHostileAgentThatDoesNotObey(t *testing.T) {
 	h, run := hostile(t, "disobedient", "--timeout", "1")
-	r := run.Wait(2 * time.Minute)
+	r := run.Wait(harness.Patience)
 	if r.Code != 137 || !strings.Contains(r.Stderr, "the VMM ended: signal: killed") {
 		t.Errorf("exit code %d, stderr %q", r.Code, r.Stderr)
 	}

@@ -17,7 +17,7 @@ import (
 func sleeper(t *testing.T, h *harness.Host, name string, flags ...string) harness.Record {
 	t.Helper()
 	h.MustRun(append(append([]string{"run", "-d", "--name", name}, flags...), harness.Image, "sh", "-c", "echo up; exec sleep 10000")...)
-	harness.Eventually(t, time.Minute, func() error {
+	harness.Eventually(t, harness.Patience, func() error {
 		if got := h.MustRun("logs", name); got != "up\n" {
 			return fmt.Errorf("the log has %q", got)
 		}
@@ -31,7 +31,7 @@ func foreground(t *testing.T, h *harness.Host, name, script string, flags ...str
 	t.Helper()
 	r := h.Start(append(append([]string{"run", "--name", name}, flags...), harness.Image, "sh", "-c", script)...)
 	record := h.AwaitState(name, "running")
-	harness.Eventually(t, time.Minute, func() error {
+	harness.Eventually(t, harness.Patience, func() error {
 		if got := h.MustRun("logs", name); got != "up\n" {
 			return fmt.Errorf("the log has %q", got)
 		}
@@ -39,6 +39,10 @@ func foreground(t *testing.T, h *harness.Host, name, script string, flags ...str
 	})
 	return r, record
 }
+
+// killing is how long the monitor takes at most to bring a container to its end that resists: its own deadlines for a stop
+// signal, for SIGKILL and for a reader.
+const killing = 30 * time.Second
 
 // waiting prints a line and waits for as long as it takes.
 const waiting = "echo up; exec sleep 10000"
@@ -56,7 +60,7 @@ func bounded(t *testing.T, h *harness.Host, within time.Duration, args ...string
 // gone waits until processes have ended.
 func gone(t *testing.T, pids ...int) {
 	t.Helper()
-	harness.Eventually(t, 10*time.Second, func() error {
+	harness.Eventually(t, harness.Soon, func() error {
 		for _, pid := range pids {
 			if harness.Alive(pid) {
 				return fmt.Errorf("process %d lives", pid)
@@ -71,16 +75,16 @@ func TestAGuestThatStopsAfterTheBoot(t *testing.T) {
 	record := sleeper(t, h, "stopped")
 	vmm := h.VMM(record)
 	harness.Kill(t, vmm, syscall.SIGSTOP)
-	if got := bounded(t, h, 5*time.Second, "logs", "stopped"); got != "up\n" {
+	if got := bounded(t, h, harness.Soon, "logs", "stopped"); got != "up\n" {
 		t.Errorf("logs prints %q", got)
 	}
-	if got := bounded(t, h, 5*time.Second, "ps"); !strings.Contains(got, "stopped") || !strings.Contains(got, "running") {
+	if got := bounded(t, h, harness.Soon, "ps"); !strings.Contains(got, "stopped") || !strings.Contains(got, "running") {
 		t.Errorf("ps prints %q", got)
 	}
-	if r := h.Start("rm", "stopped").Wait(5 * time.Second); r.Code == 0 || !strings.Contains(r.Stderr, "rm -f") {
+	if r := h.Start("rm", "stopped").Wait(harness.Soon); r.Code == 0 || !strings.Contains(r.Stderr, "rm -f") {
 		t.Errorf("rm: exit code %d, %q", r.Code, r.Stderr)
 	}
-	bounded(t, h, 20*time.Second, "rm", "-f", "stopped")
+	bounded(t, h, harness.Soon+killing, "rm", "-f", "stopped")
 	gone(t, record.Pid, vmm)
 }
 
@@ -90,7 +94,7 @@ func TestAVMMThatIsKilled(t *testing.T) {
 	vmm := h.VMM(record)
 	descendants := harness.Children(vmm)
 	harness.Kill(t, vmm, syscall.SIGKILL)
-	got := r.Wait(10 * time.Second)
+	got := r.Wait(harness.Soon)
 	if got.Code != 137 || got.Stdout != "up\n" || !strings.Contains(got.Stderr, "container victim: the VMM ended: signal: killed") ||
 		!strings.Contains(got.Stderr, "guest's console") {
 		t.Errorf("exit code %d, stdout %q, stderr %q", got.Code, got.Stdout, got.Stderr)
@@ -126,7 +130,7 @@ func TestAMonitorThatIsKilled(t *testing.T) {
 			descendants := harness.Children(vmm)
 			harness.Kill(t, record.Pid, syscall.SIGKILL)
 			if caller != nil {
-				if r := caller.Wait(10 * time.Second); r.Code != 137 || !strings.Contains(r.Stderr, "monitor was killed") {
+				if r := caller.Wait(harness.Soon); r.Code != 137 || !strings.Contains(r.Stderr, "monitor was killed") {
 					t.Errorf("the caller's exit code is %d, stderr %q", r.Code, r.Stderr)
 				}
 			}
@@ -153,7 +157,7 @@ func TestAMonitorThatIsKilledDuringTheBoot(t *testing.T) {
 	r, vmm := bootingVMM(t, h, "--rm")
 	record := h.Record("boots")
 	harness.Kill(t, record.Pid, syscall.SIGKILL)
-	if got := r.Wait(10 * time.Second); got.Code != 125 || !strings.Contains(got.Stderr, "signal: killed") {
+	if got := r.Wait(harness.Soon); got.Code != 125 || !strings.Contains(got.Stderr, "signal: killed") {
 		t.Errorf("exit code %d, stderr %q", got.Code, got.Stderr)
 	}
 	gone(t, vmm, record.Pid)
@@ -189,7 +193,7 @@ func TestACallerThatIsKilledTakesItsContainerAlong(t *testing.T) {
 		vmm := h.VMM(record)
 		r.Signal(syscall.SIGKILL)
 		// The process ignores the stop signal, as a first process does.
-		harness.Eventually(t, 30*time.Second, func() error {
+		harness.Eventually(t, harness.Soon+killing, func() error {
 			if left := h.Records(); len(left) != 0 {
 				return fmt.Errorf("left: %+v", left)
 			}
@@ -216,7 +220,7 @@ func TestASignalToTheCallerIsTheContainers(t *testing.T) {
 	h := harness.New(t)
 	r, _ := foreground(t, h, "told", "trap 'echo told; exit 9' TERM; echo up; while :; do sleep 0.1; done", "--rm")
 	r.Signal(syscall.SIGTERM)
-	if got := r.Wait(20 * time.Second); got.Code != 9 || got.Stdout != "up\ntold\n" || got.Stderr != "" {
+	if got := r.Wait(harness.Soon); got.Code != 9 || got.Stdout != "up\ntold\n" || got.Stderr != "" {
 		t.Errorf("exit code %d, stdout %q, stderr %q", got.Code, got.Stdout, got.Stderr)
 	}
 }
@@ -226,13 +230,13 @@ func TestAReaderThatNeverReadsDoesNotHoldUpTheEnd(t *testing.T) {
 	h := harness.New(t)
 	cmd, _ := start(t, h, nil, "run", "--name", "unread", harness.Image, "sh", "-c", "exec yes")
 	h.AwaitState("unread", "running")
-	harness.Eventually(t, time.Minute, func() error {
+	harness.Eventually(t, harness.Patience, func() error {
 		if h.Run("logs", "unread").Stdout == "" {
 			return errors.New("no output yet")
 		}
 		return nil
 	})
-	bounded(t, h, 25*time.Second, "rm", "-f", "unread")
+	bounded(t, h, harness.Soon+killing, "rm", "-f", "unread")
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 137 {
 		t.Errorf("exit code %d", code)
