@@ -133,10 +133,7 @@ func (c *Container) Wait(ctx context.Context) (Exit, error) {
 	if ctx.Err() != nil {
 		return Exit{}, ctx.Err()
 	}
-	exit := Exit{Code: int(answer.GetExitCode() & 0xff), OOMKilled: answer.GetOomKilled()}
-	if code := answer.GetExitCode(); code > 255 {
-		exit = Exit{Code: exitLie, Err: c.s.evidence(fmt.Errorf("the guest's agent tells an exit code that there is not, %d", code))}
-	}
+	exit := exitOf(answer)
 	if err != nil {
 		exit = Exit{Code: exitVMMKilled, Err: c.s.evidence(c.lost(err))}
 		c.s.vmm.Kill() // a guest without its agent is of no use, and would keep the streams open
@@ -153,6 +150,14 @@ func (c *Container) Wait(ctx context.Context) (Exit, error) {
 		exit.Err = c.output.err()
 	}
 	return exit, c.transition(Stopped)
+}
+
+// exitOf is what the agent tells of the process's end.
+func exitOf(answer *guestapi.WaitResponse) Exit {
+	if code := answer.GetExitCode(); code > 255 {
+		return Exit{Code: exitLie, Err: fmt.Errorf("the guest's agent tells an exit code that there is not, %d", code)}
+	}
+	return Exit{Code: int(answer.GetExitCode()), OOMKilled: answer.GetOomKilled()}
 }
 
 // Abandon lets Wait return although nobody takes the output. The VMM must have been killed, or the process have ended.
