@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
@@ -22,12 +23,45 @@ func binary(t *testing.T) (path string, ours bool) {
 	if *vmmFlag != "" {
 		return *vmmFlag, bytes.Contains(versionText(t, *vmmFlag), []byte("firecracker-qemu"))
 	}
-	path = filepath.Join(t.TempDir(), "firecracker-qemu")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/runcvm/runcvm/cmd/firecracker-qemu")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build firecracker-qemu: %v\n%s", err, out)
+	return emulator(t), true
+}
+
+// built is where TestMain lets firecracker-qemu be built, once.
+var built struct {
+	once sync.Once
+	dir  string
+	out  []byte
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "vmm-test-")
+	if err != nil {
+		panic(err)
 	}
-	return path, true
+	built.dir = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
+}
+
+// emulator is firecracker-qemu, whatever the VMM under test: the one of RUNCVM_BIN, or a fresh build.
+func emulator(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("RUNCVM_BIN"); dir != "" {
+		return filepath.Join(dir, "firecracker-qemu")
+	}
+	path := filepath.Join(built.dir, "firecracker-qemu")
+	built.once.Do(func() {
+		built.out, built.err = exec.Command("go", "build", "-o", path, "github.com/runcvm/runcvm/cmd/firecracker-qemu").CombinedOutput()
+	})
+	if built.err != nil {
+		t.Fatalf("build firecracker-qemu: %v\n%s", built.err, built.out)
+	}
+	return path
 }
 
 func versionText(t *testing.T, path string) []byte {

@@ -249,7 +249,7 @@ func checkKernel(path string) error {
 		return faultf(loader + "Unable to read elf header")
 	}
 	if string(head[:4]) != "\x7fELF" {
-		return faultf(loader + "Invalid ELF magic number")
+		return faultf(loader + "Invalid Elf magic number")
 	}
 	return nil
 }

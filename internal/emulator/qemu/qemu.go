@@ -25,7 +25,7 @@ const (
 const (
 	// startTimeout bounds QEMU's own start, until it answers on its control socket.
 	startTimeout = 30 * time.Second
-	// flushTimeout bounds what QEMU may still do for its disks after the guest has rebooted.
+	// flushTimeout bounds what QEMU may still do at its end, as for its disks after the guest has rebooted.
 	flushTimeout = 5 * time.Second
 )
 
@@ -92,6 +92,10 @@ func (l *Launcher) Launch(ctx context.Context, spec api.Spec) (api.Machine, erro
 		vm.node = append(vm.node, firstFile(k))
 	}
 	if err := vm.start(ctx, l, accel); err != nil {
+		close(vm.done)
+		if vsock, ok := spec.Vsock.(*Vsock); ok {
+			err = errors.Join(err, vsock.renew()) // so that a start can be tried again
+		}
 		return nil, err
 	}
 	return vm, nil
@@ -141,6 +145,12 @@ func (vm *VM) start(ctx context.Context, l *Launcher, accel string) (err error) 
 	}
 	theirs = nil
 	if err := vm.qmp.execute(bounded, "qmp_capabilities", nil); err != nil {
+		if errors.Is(err, errQMPClosed) {
+			select {
+			case <-vm.proc.exited: // its own end says more
+			case <-time.After(flushTimeout):
+			}
+		}
 		vm.proc.kill()
 		<-vm.console
 		if errors.Is(err, errQMPClosed) || vm.proc.messages.text() != "" {

@@ -92,7 +92,10 @@ func (q *qmp) execute(ctx context.Context, command string, arguments any) error 
 	}
 	line, err := json.Marshal(message)
 	if err == nil {
-		_, err = q.conn.Write(append(line, '\n'))
+		// QEMU may have gone before or after this; that makes no difference.
+		if _, werr := q.conn.Write(append(line, '\n')); werr != nil {
+			err = errors.Join(errQMPClosed, werr)
+		}
 	}
 	if err != nil {
 		delete(q.waiting, id)

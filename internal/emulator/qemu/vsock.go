@@ -13,16 +13,27 @@ import (
 
 // Vsock is a bound vsock device with QEMU's connection to it.
 type Vsock struct {
-	device *vsock.Device
-	qemu   *os.File // nil once QEMU has it
+	cid     uint32
+	udsPath string
+	log     *slog.Logger
+	device  *vsock.Device
+	qemu    *os.File // nil once QEMU has it
 }
 
 // ListenVsock binds udsPath for the host's programs. The device's socket for QEMU is connected at once and its file removed,
 // so that nothing of it is left when this process is killed.
-func ListenVsock(cid uint32, udsPath string, log *slog.Logger) (_ *Vsock, err error) {
+func ListenVsock(cid uint32, udsPath string, log *slog.Logger) (*Vsock, error) {
+	v := &Vsock{cid: cid, udsPath: udsPath, log: log}
+	if err := v.listen(); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *Vsock) listen() (err error) {
 	dir, err := os.MkdirTemp("", "firecracker-qemu-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if e := os.RemoveAll(dir); e != nil {
@@ -30,26 +41,34 @@ func ListenVsock(cid uint32, udsPath string, log *slog.Logger) (_ *Vsock, err er
 		}
 	}()
 	backend := filepath.Join(dir, "vhost")
-	device, err := vsock.Listen(vsock.Config{GuestCID: cid, UDSPath: udsPath, BackendSocket: backend, Logger: log})
+	device, err := vsock.Listen(vsock.Config{GuestCID: v.cid, UDSPath: v.udsPath, BackendSocket: backend, Logger: v.log})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	v := &Vsock{device: device}
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: backend, Net: "unix"})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to the vsock device: %w", err), device.Close())
+		return errors.Join(fmt.Errorf("connect to the vsock device: %w", err), device.Close())
 	}
 	defer conn.Close()
 	if v.qemu, err = conn.File(); err != nil {
-		return nil, errors.Join(err, device.Close())
+		return errors.Join(err, device.Close())
 	}
-	return v, nil
+	v.device = device
+	return nil
+}
+
+// renew makes the device anew after a start of QEMU that has failed.
+func (v *Vsock) renew() error {
+	if err := v.Close(); err != nil {
+		return err
+	}
+	return v.listen()
 }
 
 // takeQEMUEnd hands over the connection that QEMU is to have; there is one.
 func (v *Vsock) takeQEMUEnd() (*os.File, error) {
 	if v.qemu == nil {
-		return nil, errors.New("the device has served a guest already; configure it again")
+		return nil, errors.New("the device has served a guest already")
 	}
 	f := v.qemu
 	v.qemu = nil
@@ -60,6 +79,7 @@ func (v *Vsock) takeQEMUEnd() (*os.File, error) {
 func (v *Vsock) Close() error {
 	if v.qemu != nil {
 		_ = v.qemu.Close() // never used
+		v.qemu = nil
 	}
 	return v.device.Close()
 }
