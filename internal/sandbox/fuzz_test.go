@@ -47,6 +47,7 @@ func FuzzAgent(f *testing.F) {
 	f.Add(true, marshal(f, &ttrpc.Response{Payload: marshal(f, &guestapi.SetupResponse{KernelRelease: strings.Repeat("\x1b", 100)})}))
 	f.Add(true, marshal(f, &ttrpc.Response{Payload: marshal(f, &guestapi.WaitResponse{ExitCode: 4_000_000_000})}))
 	f.Add(true, marshal(f, &ttrpc.Response{Status: &spb.Status{Code: 9, Message: "\x1b[31mno\r"}}))
+	f.Add(true, marshal(f, &ttrpc.Response{Status: &spb.Status{Code: 5, Message: "caf\u00e9 \u00a0\u00bf"}}))
 	f.Add(false, append(frame(1, 2, ok), frame(3, 2, ok)...))
 	f.Add(false, append(frame(7, 2, ok), frame(1, 3, ok)...))
 	f.Add(false, frame(1, 2, nil)[:ttrpcHeader-1])
