@@ -40,7 +40,11 @@ func Main() int {
 	if err != nil {
 		return exitCode(err)
 	}
-	go debug.FreeOSMemory() // what the start alone needed, above all where it built an image's disk
+	go func() {
+		// What the start alone needed, above all where it built an image's disk. Twice: a sync.Pool outlives one collection.
+		debug.FreeOSMemory()
+		debug.FreeOSMemory()
+	}()
 	return m.supervise(context.Background())
 }
 
