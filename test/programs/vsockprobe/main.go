@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -23,9 +24,12 @@ import (
 const (
 	lowPorts  = 1 << 16
 	highPorts = 1000
-	// atOnce is how many connections are tried at the same time: one after the other would take minutes under emulation.
-	atOnce = 200
-	// patience is how long a connection may take to say something. The kernel gives up a connect after 2 s.
+	// atOnce is how many connections are tried at the same time, by one thread: where the whole machine is emulated, every
+	// switch and every interrupt counts.
+	atOnce = 256
+	// connecting is longer than the 2 s after which the kernel gives up a connect.
+	connecting = 10 * time.Second
+	// patience is how long a connection may take to say something.
 	patience = 5 * time.Second
 )
 
@@ -57,36 +61,58 @@ func run() error {
 			targets = append(targets, unix.SockaddrVM{CID: cid, Port: port})
 		}
 	}
-	results := make(chan string)
-	free := make(chan struct{}, atOnce)
-	go func() {
-		for _, t := range targets {
-			free <- struct{}{}
-			go func() {
-				results <- probe(t)
-				<-free
-			}()
-		}
-	}()
-	for range targets {
-		if line := <-results; line != "" {
-			fmt.Println(line)
+	for batch := range slices.Chunk(targets, atOnce) {
+		if err := probe(batch); err != nil {
+			return err
 		}
 	}
 	fmt.Println("dialled", len(targets))
 	return nil
 }
 
-// probe dials one port, asks as a host would ask an agent, and says what came.
-func probe(t unix.SockaddrVM) string {
-	name := fmt.Sprintf("%d:%d", t.CID, t.Port)
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return name + " socket: " + err.Error()
+// probe dials some ports at once.
+func probe(targets []unix.SockaddrVM) error {
+	dials := make([]unix.PollFd, 0, len(targets))
+	names := map[int32]string{}
+	for _, t := range targets {
+		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return fmt.Errorf("make a socket: %w", err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, &t); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+			continue // refused at once, as what is no address is
+		}
+		names[int32(fd)] = fmt.Sprintf("%d:%d", t.CID, t.Port)
+		dials = append(dials, unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT})
 	}
-	defer unix.Close(fd)
-	if err := unix.Connect(fd, &t); err != nil {
-		return ""
+	for deadline := time.Now().Add(connecting); len(dials) > 0; {
+		left := time.Until(deadline)
+		if left < 0 {
+			return fmt.Errorf("%s and %d more are neither refused nor made", names[dials[0].Fd], len(dials)-1)
+		}
+		if _, err := unix.Poll(dials, int(left.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for connections: %w", err)
+		}
+		pending := dials[:0]
+		for _, d := range dials {
+			if d.Revents == 0 {
+				pending = append(pending, d)
+			} else if refused, err := unix.GetsockoptInt(int(d.Fd), unix.SOL_SOCKET, unix.SO_ERROR); err != nil {
+				return fmt.Errorf("see how a connection went: %w", err)
+			} else if refused == 0 {
+				fmt.Println(names[d.Fd], ask(int(d.Fd)))
+			}
+		}
+		dials = pending
+	}
+	return nil
+}
+
+// ask says on a connection what a host says to an agent, and returns what comes.
+func ask(fd int) string {
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return err.Error()
 	}
 	for _, question := range questions() {
 		if _, err := unix.Write(fd, question); err != nil {
@@ -95,17 +121,17 @@ func probe(t unix.SockaddrVM) string {
 	}
 	limit := unix.NsecToTimeval(patience.Nanoseconds())
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
-		return name + " timeout: " + err.Error()
+		return err.Error()
 	}
 	b := make([]byte, 100)
 	n, err := unix.Read(fd, b)
 	switch {
 	case n > 0:
-		return fmt.Sprintf("%s %q", name, b[:n])
+		return fmt.Sprintf("%q", b[:n])
 	case errors.Is(err, unix.EAGAIN):
-		return name + " open"
+		return "open"
 	}
-	return name + " closed"
+	return "closed"
 }
 
 // questions are the first words of a host on the agent's two ports. An agent that listens to anybody answers one of them.
