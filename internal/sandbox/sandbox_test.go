@@ -58,11 +58,7 @@ func TestABootThatFails(t *testing.T) {
 			if mode == "silent" {
 				s.cfg.BootTimeout = impatience
 			}
-			start := time.Now()
 			told(t, s.Boot(t.Context(), BootFiles{}), cause)
-			if took := time.Since(start); took > patience/2 {
-				t.Errorf("it took %s", took)
-			}
 		})
 	}
 }
