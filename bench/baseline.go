@@ -30,7 +30,6 @@ type baseline struct {
 	b         *bench
 	dir       string
 	initramfs string
-	size      int64 // of the writable disk, bytes
 	disk      *rootfs.Disk
 	spec      []byte
 }
@@ -71,8 +70,7 @@ func newBaseline(ctx context.Context, b *bench) (_ *baseline, err error) {
 	if s.spec, err = json.Marshal(spec); err != nil {
 		return nil, err
 	}
-	s.size, err = b.diskSize()
-	return s, err
+	return s, nil
 }
 
 // makeInitramfs packs what runcvm packs, with the baseline's init in place of the agent.
@@ -106,35 +104,6 @@ func (s *baseline) makeInitramfs(ctx context.Context) error {
 	return err
 }
 
-// drives of the idle guest by their ids.
-func (b *bench) drives() (map[string]map[string]any, error) {
-	list, _ := b.config["drives"].([]any)
-	drives := map[string]map[string]any{}
-	for _, d := range list {
-		drive, _ := d.(map[string]any)
-		id, _ := drive["drive_id"].(string)
-		drives[id] = drive
-	}
-	if len(list) != 2 || drives["image"] == nil || drives["rootfs"] == nil {
-		return nil, fmt.Errorf("the VMM's configuration has other drives than image and rootfs: %v", list)
-	}
-	return drives, nil
-}
-
-// diskSize is the size of a container's writable disk.
-func (b *bench) diskSize() (int64, error) {
-	drives, err := b.drives()
-	if err != nil {
-		return 0, err
-	}
-	path, _ := drives["rootfs"]["path_on_host"].(string)
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
-}
-
 // configure writes the configuration file: the idle guest's with another initramfs, writable disk and vsock.
 func (s *baseline) configure(disk string) (string, error) {
 	drives, err := s.b.drives()
@@ -162,7 +131,7 @@ func (s *baseline) configure(disk string) (string, error) {
 // run boots once and returns the time from the VMM's exec to its exit.
 func (s *baseline) run(ctx context.Context) (_ time.Duration, err error) {
 	disk := filepath.Join(s.dir, "rootfs.ext4")
-	err = rootfs.CreateWritable(ctx, disk, rootfs.WritableOptions{Size: s.size, UUID: uuid.NewString(), Entrypoint: []string{"true"},
+	err = rootfs.CreateWritable(ctx, disk, rootfs.WritableOptions{Size: s.b.diskSize, UUID: uuid.NewString(), Entrypoint: []string{"true"},
 		Config: s.spec, Root: s.disk.Root})
 	if err != nil {
 		return 0, err

@@ -43,6 +43,6 @@ func directoryRow(ctx context.Context, b *bench) ([]Result, error) {
 		Name: "directory-ratio",
 		What: "the test image's files in a directory, in the page cache, to an image disk / cp -a of the directory; same file system, " +
 			"neither side waits for stable storage",
-		Unit: "ratio", Goal: goal(0.5), Samples: ratios(x, y), Raw: map[string][]float64{"disk_s": x, "cp_s": y},
+		Unit: "ratio", Goal: new(0.5), Samples: ratios(x, y), Raw: map[string][]float64{"disk_s": x, "cp_s": y},
 	}}, nil
 }

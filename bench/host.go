@@ -26,11 +26,12 @@ type bench struct {
 	bin string // RUNCVM_BIN
 	vmm string // path of the VMM
 
-	// idle is a container that does nothing from the beginning to the end of the memory row; the boot row takes its VMM's
-	// configuration for the baseline.
+	// idle is a container that does nothing until the memory row ends it.
 	idle record
-	// config is the idle guest's, as its VMM tells it.
+	// config is the idle guest's, as its VMM tells it; the baseline boots with the same.
 	config vmConfig
+	// diskSize is of its writable disk, in bytes.
+	diskSize int64
 }
 
 // record is what is used of "runcvm ps --format json".
@@ -87,7 +88,10 @@ func newBench(ctx context.Context, o options) (_ *bench, err error) {
 	if b.idle, err = b.find(ctx, idleName); err != nil {
 		return nil, err
 	}
-	b.config, err = b.askConfig(ctx)
+	if b.config, err = b.askConfig(ctx); err != nil {
+		return nil, err
+	}
+	b.diskSize, err = b.measureDisk()
 	return b, err
 }
 
@@ -197,4 +201,33 @@ func (c vmConfig) text(section, key string) (string, error) {
 		return "", fmt.Errorf("the VMM's configuration has no %s.%s", section, key)
 	}
 	return s, nil
+}
+
+// drives of the idle guest by their ids.
+func (b *bench) drives() (map[string]map[string]any, error) {
+	list, _ := b.config["drives"].([]any)
+	drives := map[string]map[string]any{}
+	for _, d := range list {
+		drive, _ := d.(map[string]any)
+		id, _ := drive["drive_id"].(string)
+		drives[id] = drive
+	}
+	if len(list) != 2 || drives["image"] == nil || drives["rootfs"] == nil {
+		return nil, fmt.Errorf("the VMM's configuration has other drives than image and rootfs: %v", list)
+	}
+	return drives, nil
+}
+
+// measureDisk returns the size of the idle container's writable disk in bytes.
+func (b *bench) measureDisk() (int64, error) {
+	drives, err := b.drives()
+	if err != nil {
+		return 0, err
+	}
+	path, _ := drives["rootfs"]["path_on_host"].(string)
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }

@@ -56,7 +56,7 @@ func hostWorkRow(ctx context.Context, b *bench) ([]Result, error) {
 		Name: "host-work",
 		What: "from the moment before the fork of runcvm run to the moment before InstanceStart is sent, image cached: the command, " +
 			"the monitor, the VMM's start and configuration, the kernel and initramfs found, the writable disk made",
-		Unit: "ms", Goal: goal(30), Samples: total, Raw: raw,
+		Unit: "ms", Goal: new(30.0), Samples: total, Raw: raw,
 	}}, nil
 }
 

@@ -48,7 +48,7 @@ func layersRow(ctx context.Context, b *bench) ([]Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := Result{Name: "layers-ratio", Unit: "ratio", Goal: goal(1.0), Samples: ratios(x, y),
+		r := Result{Name: "layers-ratio", Unit: "ratio", Goal: new(1.0), Samples: ratios(x, y),
 			Raw: map[string][]float64{"disk_s": x, "tar_s": y},
 			What: "two gzip layers of the image store to an image disk in the cache, on stable storage (fsync) / tar -xzf of both into a " +
 				"fresh directory of the same file system, then syncfs"}
@@ -186,8 +186,9 @@ func makeLayout(ctx context.Context, dir, tree string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	index := ocispec.Index{Versioned: m.Versioned, Manifests: []ocispec.Descriptor{manifest}}
 	return blobs, errors.Join(
-		writeJSON(filepath.Join(dir, ocispec.ImageIndexFile), ocispec.Index{Versioned: m.Versioned, Manifests: []ocispec.Descriptor{manifest}}),
+		writeJSON(filepath.Join(dir, ocispec.ImageIndexFile), index),
 		writeJSON(filepath.Join(dir, ocispec.ImageLayoutFile), ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}))
 }
 

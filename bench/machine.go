@@ -36,7 +36,7 @@ func machine(b *bench) Machine {
 	}
 	var fs unix.Statfs_t
 	if unix.Statfs(b.dir, &fs) == nil {
-		m.FileSystem = fileSystem(int64(fs.Type))
+		m.FileSystem = fileSystem(fs.Type)
 	}
 	return m
 }

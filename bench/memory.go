@@ -44,7 +44,7 @@ func memoryRow(ctx context.Context, b *bench) ([]Result, error) {
 	return []Result{{
 		Name: "idle-memory",
 		What: "PSS of all host processes of a container that runs sleep, started by runcvm run -d, except the VMM with its children",
-		Unit: "MiB", Goal: goal(15), Samples: total, Raw: raw,
+		Unit: "MiB", Goal: new(15.0), Samples: total, Raw: raw,
 	}}, err
 }
 

@@ -36,8 +36,6 @@ type Result struct {
 	LoadAfter  float64 `json:"load_after"`
 }
 
-func goal(g float64) *float64 { return &g }
-
 // finish computes what follows from the samples, and rounds all to four digits: more is noise.
 func (r *Result) finish() {
 	r.Value = round(median(r.Samples))

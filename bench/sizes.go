@@ -27,7 +27,7 @@ func sizesRow(_ context.Context, b *bench) ([]Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		results = append(results, Result{Name: s.name, What: s.what, Unit: "MiB", Goal: goal(s.goal),
+		results = append(results, Result{Name: s.name, What: s.what, Unit: "MiB", Goal: new(s.goal),
 			Samples: []float64{float64(info.Size()) / mebibyte}})
 	}
 	return results, nil
