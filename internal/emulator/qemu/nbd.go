@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 )
 
 // An nbdDisk lets QEMU read and write a file through a socket, by the network block device protocol
@@ -17,7 +16,11 @@ import (
 // is read-only, or whose file does not end on a sector. QEMU tells of a size only by a resize, and an NBD disk takes one to
 // the size that it has.
 type nbdDisk struct {
-	file  *os.File
+	file interface {
+		io.ReaderAt
+		io.WriterAt
+		Sync() error
+	}
 	size  int64 // whole sectors
 	write bool
 	sync  bool // flushes reach the file

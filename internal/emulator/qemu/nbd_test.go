@@ -117,7 +117,7 @@ func TestServedDiskReadsAndWritesWithinItsSectors(t *testing.T) {
 	if code, _ := c.request(trim, 0, 512, nil, 0); code != nbdEINVAL {
 		t.Errorf("trim: %d", code)
 	}
-	if info, err := d.file.Stat(); err != nil || info.Size() != int64(len(content))+4 {
+	if info, err := d.file.(*os.File).Stat(); err != nil || info.Size() != int64(len(content))+4 {
 		t.Errorf("the file has changed its size: %v %d", err, info.Size())
 	}
 }
@@ -129,3 +129,45 @@ func TestServedReadOnlyDiskRefusesWrites(t *testing.T) {
 		t.Errorf("write: %d", code)
 	}
 }
+
+// oneWay is a client that sends what it has and takes every answer.
+type oneWay struct {
+	net.Conn
+	in *bytes.Reader
+}
+
+func (c oneWay) Read(p []byte) (int, error)  { return c.in.Read(p) }
+func (c oneWay) Write(p []byte) (int, error) { return len(p), nil }
+
+// FuzzServedDisk sends anything in place of QEMU's requests: the file keeps its size, and nothing outside of the disk changes.
+func FuzzServedDisk(f *testing.F) {
+	hello := append(put(uint32(3)), put(uint64(nbdOptMagic), uint32(nbdOptGo), uint32(6), uint32(0), uint16(0))...)
+	request := func(kind uint16, offset uint64, length uint32) []byte {
+		return put(uint32(nbdRequest), uint16(0), kind, uint64(1), offset, length)
+	}
+	f.Add(append(bytes.Clone(hello), append(request(nbdRead, 0, 512), request(nbdDisconnect, 0, 0)...)...))
+	f.Add(append(bytes.Clone(hello), append(request(nbdWrite, 1024, 512), make([]byte, 512)...)...))
+	f.Add(append(bytes.Clone(hello), append(request(nbdWrite, 1535, 1), 'x')...))
+	f.Add(append(bytes.Clone(hello), request(nbdRead, 1<<63, 1<<20)...))
+	f.Add(append(put(uint32(1)), put(uint64(nbdOptMagic), uint32(nbdOptExportName), uint32(0))...))
+	const size = 3 * sectorSize
+	f.Fuzz(func(t *testing.T, in []byte) {
+		content := append(make([]byte, size), "tail"...)
+		d := &nbdDisk{file: memory{content}, size: size, write: true}
+		_ = d.serve(oneWay{in: bytes.NewReader(in)}) // an error is one way to end
+		if string(content[size:]) != "tail" {
+			t.Fatalf("written beyond the disk's end: %q", content[size:])
+		}
+	})
+}
+
+// memory is a file in memory that panics where a file would grow.
+type memory struct{ b []byte }
+
+func (m memory) ReadAt(p []byte, at int64) (int, error) {
+	return copy(p, m.b[at:at+int64(len(p))]), nil
+}
+func (m memory) WriteAt(p []byte, at int64) (int, error) {
+	return copy(m.b[at:at+int64(len(p))], p), nil
+}
+func (m memory) Sync() error { return nil }
