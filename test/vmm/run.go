@@ -55,7 +55,7 @@ func StartProcess(ctx context.Context, binary, dir string, args ...string) (*Pro
 		}
 		select {
 		case <-p.exited:
-			return nil, fmt.Errorf("%s ended at once (%v): %s", binary, p.err, p.output)
+			return nil, fmt.Errorf("%s ended at once: %w", binary, errors.Join(p.err, errors.New(p.output.String())))
 		case <-deadline:
 			return nil, errors.Join(fmt.Errorf("%s does not listen: %w", binary, err), p.Stop())
 		case <-time.After(time.Millisecond):

@@ -64,7 +64,7 @@ func (c *configFile) value() serde.Value {
 func (v *VMM) Load(ctx context.Context, text []byte) error {
 	var c configFile
 	if err := serde.Unmarshal(text, c.value()); err != nil {
-		return fmt.Errorf("Invalid JSON: %w", err) //nolint:staticcheck // Firecracker's words
+		return faultf("Invalid JSON: %v", err)
 	}
 	switch {
 	case c.balloon != nil:

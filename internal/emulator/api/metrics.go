@@ -26,7 +26,7 @@ func (m *MetricsFile) Open(path string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.file != nil {
-		return errors.Join(errors.New("Reinitialization of metrics not allowed."), f.Close()) //nolint:staticcheck // Firecracker's words
+		return errors.Join(faultf("Reinitialization of metrics not allowed."), f.Close())
 	}
 	m.file = f
 	return nil

@@ -65,8 +65,7 @@ func title(method string) string {
 
 func fault(err error) answer {
 	status := http.StatusBadRequest
-	var f *Fault
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*Fault](err); ok {
 		status = f.Status
 	}
 	return answer{status: status, body: compact(map[string]string{"fault_message": err.Error()})}

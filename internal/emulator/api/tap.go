@@ -1,8 +1,6 @@
 package api
 
 import (
-	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +11,7 @@ import (
 func openTap(name string) (*os.File, string, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, "", fmt.Errorf("Couldn't open /dev/net/tun: %s", rustError(err)) //nolint:staticcheck // Firecracker's words
+		return nil, "", faultf("Couldn't open /dev/net/tun: %s", rustError(err))
 	}
 	f := os.NewFile(uintptr(fd), "/dev/net/tun")
 	got, err := setTap(fd, name)
@@ -27,11 +25,11 @@ func openTap(name string) (*os.File, string, error) {
 func setTap(fd int, name string) (string, error) {
 	req, err := unix.NewIfreq(name)
 	if err != nil || len(name) >= unix.IFNAMSIZ {
-		return "", errors.New("Invalid interface name") //nolint:staticcheck // Firecracker's words
+		return "", faultf("Invalid interface name")
 	}
 	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		return "", fmt.Errorf("Error while creating ifreq structure: %s. Invalid TUN/TAP Backend provided by %s. "+ //nolint:staticcheck // Firecracker's words
+		return "", faultf("Error while creating ifreq structure: %s. Invalid TUN/TAP Backend provided by %s. "+
 			"Check our documentation on setting up the network devices.", rustError(err), name)
 	}
 	return req.Name(), nil

@@ -201,15 +201,13 @@ func driveSerial(path string) string {
 }
 
 func (c *command) nic(k int, n api.NICSpec) error {
-	mac := ""
+	// Without an address Firecracker lets the guest choose one; QEMU would give every guest the same.
+	mac, err := randomMAC()
+	if err != nil {
+		return err
+	}
 	if n.GuestMAC != nil {
 		mac = *n.GuestMAC
-	} else {
-		// Without an address Firecracker lets the guest choose one; QEMU would give every guest the same.
-		var err error
-		if mac, err = randomMAC(); err != nil {
-			return err
-		}
 	}
 	id := "net" + strconv.Itoa(k)
 	c.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, c.inherit(n.Tap)))

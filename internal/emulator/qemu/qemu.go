@@ -180,7 +180,7 @@ func (vm *VM) Alive() bool {
 	}
 }
 
-func (vm *VM) attachConsole(l *Launcher, conn *net.UnixConn) {
+func (vm *VM) attachConsole(l *Launcher, conn net.Conn) {
 	out := l.Stdout
 	switch {
 	case vm.spec.SerialOut != nil:

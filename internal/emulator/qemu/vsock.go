@@ -49,7 +49,7 @@ func (v *Vsock) listen() (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("connect to the vsock device: %w", err), device.Close())
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // QEMU gets a copy
 	if v.qemu, err = conn.File(); err != nil {
 		return errors.Join(err, device.Close())
 	}

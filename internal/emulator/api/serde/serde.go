@@ -102,7 +102,7 @@ func (d *decoder) value() (byte, *Error) {
 
 // ident consumes the rest of null, true or false.
 func (d *decoder) ident(rest string) *Error {
-	for k := 0; k < len(rest); k++ {
+	for k := range len(rest) {
 		if d.i >= len(d.in) {
 			return d.errorHere("EOF while parsing a value")
 		}

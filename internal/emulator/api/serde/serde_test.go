@@ -2,6 +2,7 @@ package serde
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -90,7 +91,7 @@ func FuzzUnmarshal(f *testing.F) {
 		if err == nil && !json.Valid(data) {
 			t.Fatalf("accepted %q, which is no JSON", data)
 		}
-		if e, ok := err.(*Error); ok && (e.Line < 1 || e.Column < 0 || e.Column > len(data)) {
+		if e, ok := errors.AsType[*Error](err); ok && (e.Line < 1 || e.Column < 0 || e.Column > len(data)) {
 			t.Fatalf("%q: no such place: %v", data, e)
 		}
 		err = Unmarshal(data, Any())

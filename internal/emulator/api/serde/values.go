@@ -2,7 +2,6 @@ package serde
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 )
@@ -76,7 +75,7 @@ func Unsigned[T ~uint8 | ~uint16 | ~uint32 | ~uint64](p *T, rustType string) Val
 			return err
 		case n.float:
 			return d.errorHere("invalid type: " + n.String() + ", expected " + rustType)
-		case n.negative || n.integer > math.MaxUint64 || uint64(T(n.integer)) != n.integer:
+		case n.negative || uint64(T(n.integer)) != n.integer:
 			return d.errorHere("invalid value: " + n.String() + ", expected " + rustType)
 		}
 		*p = T(n.integer)
