@@ -1,0 +1,47 @@
+package main
+
+import (
+	"encoding/json"
+	"testing"
+)
+
+func TestAValueIsTheMedianOfItsSamples(t *testing.T) {
+	for _, tt := range []struct {
+		samples []float64
+		want    float64
+	}{
+		{[]float64{3}, 3},
+		{[]float64{9, 1, 2}, 2},
+		{[]float64{4, 1, 3, 100}, 3.5},
+	} {
+		r := Result{Samples: tt.samples}
+		if r.finish(); r.Value != tt.want {
+			t.Errorf("%v: %g, want %g", tt.samples, r.Value, tt.want)
+		}
+	}
+}
+
+func TestAGoalIsTheMostThatAValueMayBe(t *testing.T) {
+	for value, want := range map[float64]bool{0.9: true, 1: true, 1.001: false} {
+		r := Result{Goal: new(1.0), Samples: []float64{value}}
+		if r.finish(); *r.Met != want {
+			t.Errorf("%g of at most 1: met is %t", value, *r.Met)
+		}
+	}
+}
+
+func TestARowWithoutSamplesIsNoResult(t *testing.T) {
+	r := Result{Goal: new(1.0)}
+	r.finish()
+	if _, err := json.Marshal(r); err == nil {
+		t.Error("it was written")
+	}
+}
+
+func TestNumbersKeepFourDigits(t *testing.T) {
+	for in, want := range map[float64]float64{0: 0, 1.23456: 1.235, 0.000123456: 0.0001235, 98765.4: 98770, -1.23456: -1.235} {
+		if got := round(in); got != want {
+			t.Errorf("round(%g) = %g, want %g", in, got, want)
+		}
+	}
+}
