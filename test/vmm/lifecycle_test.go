@@ -1,11 +1,14 @@
 package vmm
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -259,5 +262,56 @@ func TestFaultsOfTheMachineAreTold(t *testing.T) {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
+	}
+}
+
+func TestEleventhConnectionIsTurnedAway(t *testing.T) {
+	vmm, _ := binary(t)
+	dir, err := os.MkdirTemp("", "vmm-") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	p, err := StartProcess(t.Context(), vmm, dir, "--no-seccomp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	const limit = 10
+	ask := func(conn net.Conn) (int, string) {
+		t.Helper()
+		if err := conn.SetDeadline(time.Now().Add(stepTimeout)); err != nil {
+			t.Fatal(err)
+		}
+		// The one that is turned away may be closed before it has asked.
+		_, _ = conn.Write(get("/version").request(dir))
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.StatusCode, string(body)
+	}
+	for k := range limit + 1 {
+		conn, err := net.Dial("unix", p.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		status, body := ask(conn)
+		switch {
+		case k < limit && status != http.StatusOK:
+			t.Fatalf("connection %d: %d %s", k, status, body)
+		case k == limit && (status != http.StatusServiceUnavailable || body != `{ "error": "Too many open connections" }`):
+			t.Fatalf("connection %d: %d %s", k, status, body)
+		}
 	}
 }

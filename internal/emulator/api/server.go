@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -97,7 +99,7 @@ func (v *VMM) Serve(ctx context.Context, l net.Listener) error {
 		defer cancel()
 		stopped <- server.Shutdown(bounded)
 	})
-	err := server.Serve(l)
+	err := server.Serve(&limited{Listener: l})
 	if stop() {
 		return fmt.Errorf("serve the API: %w", err)
 	}
@@ -105,6 +107,45 @@ func (v *VMM) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("stop the API: %w", err)
 	}
 	return nil
+}
+
+// maxConnections is micro_http's MAX_CONNECTIONS: a further one gets serverFull, at once and in these bytes.
+const (
+	maxConnections = 10
+	serverFull     = "HTTP/1.1 503\r\nServer: Firecracker API\r\nConnection: close\r\nContent-Length: 40\r\n\r\n" +
+		`{ "error": "Too many open connections" }`
+)
+
+// limited turns connections away while maxConnections are open.
+type limited struct {
+	net.Listener
+	open atomic.Int32
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.open.Add(1) <= maxConnections {
+			return &counted{Conn: conn, closed: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+		}
+		l.open.Add(-1)
+		_, _ = io.WriteString(conn, serverFull) // fits the socket's buffer; a client that has gone needs no answer
+		_ = conn.Close()
+	}
+}
+
+// counted is a connection that is counted until it is closed.
+type counted struct {
+	net.Conn
+	closed func()
+}
+
+func (c *counted) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 func (v *VMM) serveHTTP(w http.ResponseWriter, r *http.Request) {
