@@ -45,11 +45,15 @@ demo: setup build image ## Run a Debian container in a microVM and show its star
 	scripts/demo $(IMAGE)
 
 .PHONY: test
-test: setup build test-unit test-e2e ## Set up, build, run unit and e2e tests on firecracker-qemu
+test: setup build test-unit test-sdk test-e2e ## Set up, build, run unit and e2e tests on firecracker-qemu
 
 .PHONY: test-unit
 test-unit: ## Run the unit tests
 	go test -race ./...
+
+.PHONY: test-sdk
+test-sdk: build ## Boot a guest on firecracker-qemu through Firecracker's official Go SDK
+	cd test/firecracker-go-sdk && RUNCVM_VMM=$(CURDIR)/bin/firecracker-qemu go test -count=1 -v ./...
 
 .PHONY: test-e2e
 test-e2e: build test-programs image ## Run the e2e suites on firecracker-qemu
