@@ -83,6 +83,8 @@ func TestSDKBootsAGuest(t *testing.T) {
 	socket := filepath.Join(dir, "api.sock")
 	input, keys := io.Pipe()
 	cmd := firecracker.VMCommandBuilder{}.WithBin(vmm(t)).WithSocketPath(socket).
+		// Its log goes elsewhere: on standard output it comes in the middle of what the guest says.
+		AddArgs("--log-path", file(t, dir, "log", 0)).
 		WithStdin(input).WithStdout(out).WithStderr(out).Build(ctx)
 	logger := logrus.New()
 	logger.SetOutput(io.Discard)
