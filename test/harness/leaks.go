@@ -29,12 +29,16 @@ func (h *Host) checkLeaks() {
 // leaks names everything of the host's directories that is left.
 func (h *Host) leaks() error { return errors.Join(h.processes(), h.mounts(), h.files()) }
 
-// removeAll ends what a failed test has left.
+// removeAll ends what a failed test has left, and keeps what it says.
 func (h *Host) removeAll() {
-	if r := h.Run("ps", "-aq"); r.Code == 0 {
-		for id := range strings.FieldsSeq(r.Stdout) {
-			h.Run("rm", "-f", id)
+	r := h.Run("ps", "-aq")
+	for id := range strings.FieldsSeq(r.Stdout) {
+		for _, source := range []string{"monitor", "vmm", "console"} {
+			const most = 4 << 10
+			log := h.Run("logs", "--source", source, id).Stdout
+			h.t.Logf("%s's %s log ends in:\n%s", id, source, log[max(0, len(log)-most):])
 		}
+		h.Run("rm", "-f", id)
 	}
 }
 

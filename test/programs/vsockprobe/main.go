@@ -1,5 +1,5 @@
 // Command vsockprobe is run in a container by the e2e suites: it dials every low vsock port of the host, a sample of the
-// high ones, and the agent's ports by every address that they may have. It begins when its standard input ends, and prints a
+// high ones, and the agent's ports by every address that they may have. Its argument says how many low ports. It begins when its standard input ends, and prints a
 // line for each connection that was made: "CID:PORT" and what came from it, which is "closed" when the peer closed it without
 // a byte. The last line is "dialled N".
 package main
@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -22,7 +23,6 @@ import (
 )
 
 const (
-	lowPorts  = 1 << 16
 	highPorts = 1000
 	// atOnce is how many connections are tried at the same time, by one thread: where the whole machine is emulated, every
 	// switch and every interrupt counts.
@@ -44,13 +44,20 @@ func run() error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return err
 	}
+	if len(os.Args) != 2 {
+		return errors.New("usage: vsockprobe LOW-PORTS")
+	}
+	lowPorts, err := strconv.ParseUint(os.Args[1], 10, 32)
+	if err != nil {
+		return err
+	}
 	var targets []unix.SockaddrVM
 	for port := range uint32(lowPorts) {
 		targets = append(targets, unix.SockaddrVM{CID: guestapi.HostCID, Port: port})
 	}
 	for bit := 16; bit < 32; bit++ {
-		targets = append(targets, unix.SockaddrVM{CID: guestapi.HostCID, Port: 1 << bit}, unix.SockaddrVM{CID: guestapi.HostCID, Port: 1<<bit + 1024},
-			unix.SockaddrVM{CID: guestapi.HostCID, Port: 1<<bit - 1})
+		targets = append(targets, unix.SockaddrVM{CID: guestapi.HostCID, Port: 1 << bit},
+			unix.SockaddrVM{CID: guestapi.HostCID, Port: 1<<bit + 1024}, unix.SockaddrVM{CID: guestapi.HostCID, Port: 1<<bit - 1})
 	}
 	for range highPorts {
 		targets = append(targets, unix.SockaddrVM{CID: guestapi.HostCID, Port: rand.Uint32()})
