@@ -241,7 +241,7 @@ func askToKill(ctx context.Context, e *container.Entry) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // all that was asked for is answered
 	_, err = c.Kill(ctx, &api.KillRequest{})
 	return err
 }

@@ -7,6 +7,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -112,9 +113,7 @@ func flatten(prefix string, tree map[string]any) map[string]any {
 			flat[prefix+k] = v
 			continue
 		}
-		for k, v := range flatten(prefix+k+".", sub) {
-			flat[k] = v
-		}
+		maps.Copy(flat, flatten(prefix+k+".", sub))
 	}
 	return flat
 }

@@ -34,7 +34,8 @@ var settings = []setting{
 	choice("vmm.emulation", "RUNCVM_EMULATION", "auto", "whether the emulator, which is no security boundary, may stand in for Firecracker",
 		func(c *Config) *string { return &c.Emulation }, "auto", "never", "always"),
 
-	text("kernel.path", "RUNCVM_KERNEL", "", "guest kernel: vmlinux, vmlinuz, .deb, or a tree with boot/ and lib/modules/; empty: the newest found",
+	text("kernel.path", "RUNCVM_KERNEL", "",
+		"guest kernel: vmlinux, vmlinuz, .deb, or a tree with boot/ and lib/modules/; empty: the newest found",
 		func(c *Config) *string { return &c.Kernel }),
 	text("kernel.args", "RUNCVM_KERNEL_ARGS", "", "added to the guest kernel's command line",
 		func(c *Config) *string { return &c.KernelArgs }),

@@ -69,7 +69,7 @@ func (p *Process) waitSocket(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
 	defer cancel()
 	for {
-		if conn, err := net.Dial("unix", APISocket); err == nil {
+		if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", APISocket); err == nil {
 			return conn.Close()
 		}
 		select {

@@ -47,7 +47,8 @@ func (s *outputStream) Write(p []byte) (int, error) {
 	now := time.Now().UTC().Format(time.RFC3339Nano)
 	var entries []byte
 	for rest := p; len(rest) > 0; {
-		line, tag := rest, "P"
+		var line []byte
+		tag := "P"
 		if i := bytes.IndexByte(rest, '\n'); i >= 0 && i <= maxLine {
 			line, tag = rest[:i], "F"
 			rest = rest[i+1:]

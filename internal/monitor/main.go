@@ -33,7 +33,7 @@ func Main() int {
 	statusPipe := os.NewFile(statusFD, "status")
 	m, err := newMonitor(os.NewFile(requestFD, "request"), signals)
 	if err == nil {
-		defer m.log.Close()
+		defer func() { _ = m.log.Close() }() // nothing is left to tell
 		err = m.start(context.Background())
 	}
 	report(statusPipe, err)

@@ -195,8 +195,8 @@ func findAgent(configured string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the guest's agent: %w", err)
 	}
-	candidates := []string{filepath.Join(filepath.Dir(self), name), filepath.Join("/usr/local/lib/runcvm", name), filepath.Join("/usr/lib/runcvm", name)}
-	for _, path := range candidates {
+	for _, dir := range []string{filepath.Dir(self), "/usr/local/lib/runcvm", "/usr/lib/runcvm"} {
+		path := filepath.Join(dir, name)
 		if _, err := os.Stat(path); err == nil {
 			return path, nil
 		}

@@ -167,7 +167,8 @@ func (s *Sandbox) Boot(ctx context.Context, files BootFiles) error {
 }
 
 func (s *Sandbox) configure(ctx context.Context, files BootFiles) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, configTimeout, fmt.Errorf("the VMM has not taken its configuration within %s", configTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, configTimeout,
+		fmt.Errorf("the VMM has not taken its configuration within %s", configTimeout))
 	defer cancel()
 	err := s.vmm.PutBootSource(ctx, firecracker.BootSource{
 		KernelImagePath: files.Kernel, InitrdPath: files.Initramfs, BootArgs: s.commandLine(),
@@ -229,7 +230,7 @@ func (s *Sandbox) bootError(ctx context.Context, err error) error {
 // cause prefers the reason why ctx ended over the error that the end led to.
 func cause(ctx context.Context, err error) error {
 	if c := context.Cause(ctx); c != nil && !errors.Is(err, c) {
-		return fmt.Errorf("%w (%v)", c, err)
+		return fmt.Errorf("%w (%w)", c, err)
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/containerd/ttrpc"
@@ -40,7 +41,7 @@ func huge(c net.Conn) {
 		}
 		binary.BigEndian.PutUint32(h, answer)
 		h[8] = 2 // a response
-		if _, err := c.Write(append(h, bytes.Repeat([]byte("A"), answer+1000)...)); err != nil {
+		if _, err := c.Write(slices.Concat(h, bytes.Repeat([]byte("A"), answer+1000))); err != nil {
 			return
 		}
 	}
@@ -82,17 +83,17 @@ type service struct {
 	exitCode uint32
 	// endless lets the process run on, whatever the host sends.
 	endless bool
-	// setup, create, start, wait and signal are errors to answer with; never is no answer at all.
+	// setup, create, start, wait and signal are errors to answer with; errNever is no answer at all.
 	setup, create, start, wait, signal error
 	// refusal is why the process could not be executed.
 	refusal *guestapi.StartResponse
 }
 
-// never is the error of a call that is not answered.
-var never = errors.New("never")
+// errNever is the error of a call that is not answered.
+var errNever = errors.New("never")
 
 func answer[T any](value T, err error) (T, error) {
-	if errors.Is(err, never) {
+	if errors.Is(err, errNever) {
 		select {}
 	}
 	return value, err

@@ -29,16 +29,16 @@ var Modes = map[string]Mode{
 	"huge": {huge, silent},
 	// A refusal of 1 MiB of control characters.
 	"setup-refused": {serve(&service{setup: status.Error(codes.Internal, lies(1<<20))}), honest},
-	"create-never":  {serve(&service{create: never}), honest},
-	"start-never":   {serve(&service{start: never}), honest},
+	"create-never":  {serve(&service{create: errNever}), honest},
+	"start-never":   {serve(&service{start: errNever}), honest},
 	// A reason of control characters, and an exit code that there is not.
 	"start-refused": {serve(&service{refusal: &guestapi.StartResponse{Error: lies(1 << 20), ErrorCode: 4_000_000_000}}), honest},
 
 	// Every call succeeds, no stream is ever taken.
 	"deaf":            {serve(&service{}), silent},
-	"stream-refused":  {serve(&service{start: never}), sendInsteadOfOpening("\x05\x00\x00\x00\x03\x1b[m")},
-	"stream-garbage":  {serve(&service{start: never}), sendInsteadOfOpening("\xff\xff\xff\xff\xff\xff")},
-	"stream-too-long": {serve(&service{start: never}), sendInsteadOfOpening("\x05\xff\xff\xff\xff")},
+	"stream-refused":  {serve(&service{start: errNever}), sendInsteadOfOpening("\x05\x00\x00\x00\x03\x1b[m")},
+	"stream-garbage":  {serve(&service{start: errNever}), sendInsteadOfOpening("\xff\xff\xff\xff\xff\xff")},
+	"stream-too-long": {serve(&service{start: errNever}), sendInsteadOfOpening("\x05\xff\xff\xff\xff")},
 
 	// The streams are taken and closed, the process ends with 0.
 	"early": {serve(&service{}), closeEarly},
@@ -53,5 +53,5 @@ var Modes = map[string]Mode{
 	// The process runs, takes every signal, and never ends; neither does the guest.
 	"disobedient": {serve(&service{endless: true}), takeAndHold},
 	// The same with signals that are never taken.
-	"signal-never": {serve(&service{endless: true, signal: never}), takeAndHold},
+	"signal-never": {serve(&service{endless: true, signal: errNever}), takeAndHold},
 }

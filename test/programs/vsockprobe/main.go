@@ -1,7 +1,7 @@
-// Command vsockprobe is run in a container by the e2e suites: it dials every low vsock port of the host, a sample of the
-// high ones, and the agent's ports by every address that they may have. Its argument says how many low ports. It begins when its standard input ends, and prints a
-// line for each connection that was made: "CID:PORT" and what came from it, which is "closed" when the peer closed it without
-// a byte. The last line is "dialled N".
+// Command vsockprobe is run in a container by the e2e suites: it dials every low vsock port of the host, a sample of the high
+// ones, and the agent's ports by every address that they may have. Its argument says how many low ports. It begins when its
+// standard input ends, and prints a line for each connection that was made: "CID:PORT" and what came from it, which is "closed"
+// when the peer closed it without a byte. The last line is "dialled N".
 package main
 
 import (
