@@ -60,7 +60,6 @@ func Commands() []Command {
 		{Name: "configuration with an unknown field in a known one", Args: fromFile, Config: machine + `,"vsock":{"foo":1}}`},
 		{Name: "guest that reboots", Args: fromFile, Config: machine + `,"foo":1,"machine-config":{"vcpu_count":1,"mem_size_mib":64}}`, Stdin: "r", Boots: true},
 		{Name: "guest that reboots with an API socket", Args: []string{config, file, "--api-sock", "{{dir}}/s"}, Config: machine + "}", Stdin: "r", Boots: true},
-		{Name: "guest that ends in a triple fault", Args: fromFile, Config: machine + "}", Stdin: "t", Boots: true},
 		{Name: "kernel that does not boot", Args: fromFile, Config: `{"boot-source":{"kernel_image_path":"{{dir}}/text"},"drives":[]}`, Boots: true},
 	}
 }

@@ -177,6 +177,19 @@ func TestConsoleGoesBothWaysAndRebootEndsAll(t *testing.T) {
 	}
 }
 
+// Only by emulation: a triple fault of a guest's guest can hang QEMU's emulated SVM, the whole test machine with it.
+func TestTripleFaultEndsAll(t *testing.T) {
+	t.Setenv("FIRECRACKER_QEMU_ACCEL", "tcg")
+	g := bootGuest(t, "")
+	if _, err := io.WriteString(g.in, "t"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.cmd.Wait(); err != nil {
+		t.Fatalf("after a triple fault: %v\n%s", err, g.log())
+	}
+	g.qemuEnds()
+}
+
 func TestKillOfTheVMMEndsQEMU(t *testing.T) {
 	g := bootGuest(t, "")
 	if err := g.cmd.Process.Kill(); err != nil {
