@@ -37,6 +37,12 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
+// Emulated says whether the VMM under test is firecracker-qemu.
+func Emulated() bool {
+	vmm := os.Getenv("RUNCVM_VMM")
+	return vmm == "" || filepath.Base(vmm) == "firecracker-qemu"
+}
+
 // Running is a command that runs.
 type Running struct {
 	t              testing.TB

@@ -94,6 +94,8 @@ func TestAWritableDiskOntoAFullDisk(t *testing.T) {
 // else.
 func TestTheHostsDiskFillsWhileAContainerWrites(t *testing.T) {
 	h := harness.NewOnFullDisk(t, 48)
+	// The kernel would print each of the errors, which takes minutes where KVM is emulated.
+	h.Env = []string{"RUNCVM_KERNEL_ARGS=loglevel=0"}
 	script := `dd if=/dev/zero of=/file bs=1M count=100 conv=fsync 2>/dev/null && echo written
 		seq 1000001 1020000
 		exit 9`
