@@ -51,7 +51,7 @@ func main() {
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows to measure; empty: all")
 	flag.IntVar(&o.pairs, "pairs", 9, "pairs of guests in row boot")
 	flag.IntVar(&o.starts, "starts", 11, "starts in row host-work")
-	flag.IntVar(&o.builds, "builds", 7, "pairs in each of the rows layers and directory")
+	flag.IntVar(&o.builds, "builds", 5, "pairs in each of the rows layers and directory")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -80,7 +80,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		for _, res := range results {
 			res.LoadBefore, res.LoadAfter = load, loadAverage()
-			res.finish()
+			res.finish(report.Machine.Processors)
 			fmt.Fprintf(os.Stderr, "  %s\n", res)
 			report.Results = append(report.Results, res)
 		}

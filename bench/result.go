@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -29,24 +30,43 @@ type Result struct {
 	// Samples are in Unit, in the order in which they were taken.
 	Samples []float64 `json:"samples"`
 	// Raw is what Samples were computed from, by name with the unit at its end.
-	Raw  map[string][]float64 `json:"raw,omitempty"`
-	Note string               `json:"note,omitempty"`
+	Raw map[string][]float64 `json:"raw,omitempty"`
+	// Note is what to know of the value; of a missed goal also what would reach it.
+	Note string `json:"note,omitempty"`
+	// Remedy is what would reach the goal; it becomes a part of Note where the goal is missed.
+	Remedy string `json:"-"`
 	// LoadBefore and LoadAfter are the load averages over a minute before and after the row.
 	LoadBefore float64 `json:"load_before"`
 	LoadAfter  float64 `json:"load_after"`
 }
 
-// finish computes what follows from the samples, and rounds all to four digits: more is noise.
-func (r *Result) finish() {
+// finish computes what follows from the samples, and rounds all to four digits: more is noise. A machine with more to do than
+// processors is part of the note, since no time measured on it is the program's own.
+func (r *Result) finish(processors int) {
 	r.Value = round(median(r.Samples))
 	if r.Goal != nil {
 		met := r.Value <= *r.Goal
 		r.Met = &met
+		r.addNotes(processors)
 	}
 	for _, list := range r.Raw {
 		roundAll(list)
 	}
 	roundAll(r.Samples)
+}
+
+func (r *Result) addNotes(processors int) {
+	var notes []string
+	if n := len(r.Samples); n > 1 {
+		notes = append(notes, fmt.Sprintf("samples from %.4g to %.4g", slices.Min(r.Samples), slices.Max(r.Samples)))
+	}
+	if load := max(r.LoadBefore, r.LoadAfter); load > float64(processors)+1 { // the benchmark itself counts as one
+		notes = append(notes, fmt.Sprintf("the machine was busy: a load of %.3g on %d processors", load, processors))
+	}
+	if !*r.Met && r.Remedy != "" {
+		notes = append(notes, r.Remedy)
+	}
+	r.Note = strings.Join(notes, "; ")
 }
 
 func (r Result) String() string {

@@ -15,7 +15,7 @@ func TestAValueIsTheMedianOfItsSamples(t *testing.T) {
 		{[]float64{4, 1, 3, 100}, 3.5},
 	} {
 		r := Result{Samples: tt.samples}
-		if r.finish(); r.Value != tt.want {
+		if r.finish(1); r.Value != tt.want {
 			t.Errorf("%v: %g, want %g", tt.samples, r.Value, tt.want)
 		}
 	}
@@ -24,7 +24,7 @@ func TestAValueIsTheMedianOfItsSamples(t *testing.T) {
 func TestAGoalIsTheMostThatAValueMayBe(t *testing.T) {
 	for value, want := range map[float64]bool{0.9: true, 1: true, 1.001: false} {
 		r := Result{Goal: new(1.0), Samples: []float64{value}}
-		if r.finish(); *r.Met != want {
+		if r.finish(1); *r.Met != want {
 			t.Errorf("%g of at most 1: met is %t", value, *r.Met)
 		}
 	}
@@ -32,7 +32,7 @@ func TestAGoalIsTheMostThatAValueMayBe(t *testing.T) {
 
 func TestARowWithoutSamplesIsNoResult(t *testing.T) {
 	r := Result{Goal: new(1.0)}
-	r.finish()
+	r.finish(1)
 	if _, err := json.Marshal(r); err == nil {
 		t.Error("it was written")
 	}
