@@ -3,7 +3,11 @@ package vmm
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,9 +86,36 @@ func (s Step) describe() string {
 	return strings.TrimSpace(s.Method + " " + s.Path + " " + body)
 }
 
+// place is where a case runs. Its names have fixed lengths, for error messages count columns.
+type place struct {
+	dir string // {{dir}} in requests and recordings
+	tap string // stands for tapName, so that two tests on one host do not meet
+}
+
+// tapName begins the names of network interfaces in requests and recordings.
+const tapName = "vmmgold"
+
+func newPlace() (place, error) {
+	p := place{
+		dir: filepath.Join(os.TempDir(), fmt.Sprintf("vmm-%016x", rand.Uint64())),
+		tap: fmt.Sprintf("v%06x", rand.Uint32N(1<<24)),
+	}
+	if err := os.Mkdir(p.dir, 0o700); err != nil {
+		return p, err
+	}
+	if err := prepare(p.dir); err != nil {
+		return p, errors.Join(err, os.RemoveAll(p.dir))
+	}
+	return p, nil
+}
+
+func (p place) expand(text string) string {
+	return strings.NewReplacer("{{dir}}", p.dir, tapName, p.tap).Replace(text)
+}
+
 // request is what goes over the socket.
-func (s Step) request(dir string) []byte {
-	expand := func(t string) string { return strings.ReplaceAll(t, "{{dir}}", dir) }
+func (s Step) request(p place) []byte {
+	expand := p.expand
 	if s.Raw != "" {
 		return []byte(expand(s.Raw))
 	}
@@ -123,9 +154,9 @@ func bytesOf(list []json.RawMessage) [][]byte {
 	return out
 }
 
-// normalise makes a body comparable: JSON without insignificant white space, and the case's directory by name.
-func normalise(body []byte, dir string) (json.RawMessage, error) {
-	body = bytes.ReplaceAll(body, []byte(dir), []byte("{{dir}}"))
+// normalise makes a body comparable: JSON without insignificant white space, and without the place's own names.
+func normalise(body []byte, p place) (json.RawMessage, error) {
+	body = []byte(strings.NewReplacer(p.dir, "{{dir}}", p.tap, tapName).Replace(string(body)))
 	if len(body) == 0 {
 		return nil, nil
 	}

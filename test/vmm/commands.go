@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,15 +67,12 @@ func Commands() []Command {
 func RunCommand(ctx context.Context, binary string, c Command) (_ string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("vmm-%016x", rand.Uint64()))
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	at, err := newPlace()
+	if err != nil {
 		return "", err
 	}
+	dir, expand := at.dir, at.expand
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := prepare(dir); err != nil {
-		return "", err
-	}
-	expand := func(s string) string { return strings.ReplaceAll(s, "{{dir}}", dir) }
 	if c.Config != "" {
 		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(expand(c.Config)), 0o644); err != nil {
 			return "", err

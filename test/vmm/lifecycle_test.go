@@ -236,7 +236,7 @@ func TestDeathOfQEMUIsTold(t *testing.T) {
 
 func TestPausedGuestStillEndsWithTheVMM(t *testing.T) {
 	g := bootGuest(t, "")
-	a, err := send(filepath.Join(g.dir, "api.sock"), patch("/vm", `{"state":"Paused"}`), g.dir)
+	a, err := send(filepath.Join(g.dir, "api.sock"), patch("/vm", `{"state":"Paused"}`), place{dir: g.dir, tap: tapName})
 	if err != nil || a.Status != 204 {
 		t.Fatalf("pause: %v %+v", err, a)
 	}
@@ -301,7 +301,7 @@ func TestEleventhConnectionIsTurnedAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The one that is turned away may be closed before it has asked.
-		_, _ = conn.Write(get("/version").request(dir))
+		_, _ = conn.Write(get("/version").request(place{dir: dir, tap: tapName}))
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -108,15 +107,12 @@ func prepare(dir string) error {
 
 // Run plays a case against a fresh VMM.
 func Run(ctx context.Context, binary string, c Case) (_ []Answer, err error) {
-	// The name's length is fixed: error messages count columns.
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("vmm-%016x", rand.Uint64()))
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	at, err := newPlace()
+	if err != nil {
 		return nil, err
 	}
+	dir := at.dir
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := prepare(dir); err != nil {
-		return nil, err
-	}
 	// Firecracker v1.13 wants the log to exist.
 	log := filepath.Join(dir, "log")
 	if err := os.WriteFile(log, nil, 0o644); err != nil {
@@ -129,7 +125,7 @@ func Run(ctx context.Context, binary string, c Case) (_ []Answer, err error) {
 	defer func() { err = errors.Join(err, p.Stop()) }()
 	var answers []Answer
 	for k, s := range c.Steps {
-		a, err := send(p.Socket, s, dir)
+		a, err := send(p.Socket, s, at)
 		if err != nil {
 			said, _ := os.ReadFile(log) // for the error only
 			return nil, fmt.Errorf("step %d, %s: %w\n%s%s", k, s.describe(), err, p.output, said)
@@ -143,7 +139,7 @@ func Run(ctx context.Context, binary string, c Case) (_ []Answer, err error) {
 }
 
 // send makes one request on a connection of its own.
-func send(socket string, s Step, dir string) (Answer, error) {
+func send(socket string, s Step, at place) (Answer, error) {
 	a := Answer{Request: s.describe()}
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -153,7 +149,7 @@ func send(socket string, s Step, dir string) (Answer, error) {
 	if err := conn.SetDeadline(time.Now().Add(stepTimeout)); err != nil {
 		return a, err
 	}
-	if _, err := conn.Write(s.request(dir)); err != nil {
+	if _, err := conn.Write(s.request(at)); err != nil {
 		return a, err
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: s.Method})
@@ -166,6 +162,6 @@ func send(socket string, s Step, dir string) (Answer, error) {
 		return a, fmt.Errorf("read the answer's body: %w", err)
 	}
 	a.Status, a.Deprecated = answer.StatusCode, answer.Header.Get("Deprecation") != ""
-	a.Body, err = normalise(body, dir)
+	a.Body, err = normalise(body, at)
 	return a, err
 }
