@@ -43,8 +43,8 @@ const (
 // Start runs the VMM and returns when its API answers. The working directory of the calling process must be opt.Dir: it
 // reaches the sockets by their relative names as well.
 func Start(ctx context.Context, opt Options) (*Process, error) {
-	// Standard output is the guest's console; the VMM's own log would be mixed into it.
-	cmd := exec.Command(opt.Path, "--api-sock", APISocket, "--id", opt.ID, "--log-path", "/dev/stderr", "--level", "Warning")
+	// Standard output is the guest's console; the VMM's own log would be mixed into it. A minimal /dev has no stderr.
+	cmd := exec.Command(opt.Path, "--api-sock", APISocket, "--id", opt.ID, "--log-path", "/proc/self/fd/2", "--level", "Warning")
 	cmd.Dir = opt.Dir
 	cmd.Stdout, cmd.Stderr = opt.Console, opt.Log
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
