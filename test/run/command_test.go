@@ -117,9 +117,9 @@ func TestTheImagesConfigurationIsHonoured(t *testing.T) {
 		"etc/group": "root:x:0:\napp:x:2345:\nextra:x:3456:app\n", "entry": "#!/bin/sh\necho \"$1 $2\"; shift 2; exec \"$@\"\n"},
 		func(c *v1.Config) {
 			c.Entrypoint, c.Cmd = []string{"/entry"}, []string{"a", "b", "sh", "-c", "id -u; id -G; pwd; echo $VAR $HOME"}
-			c.Env, c.User, c.WorkingDir = append(c.Env, "VAR=image"), "app", "/work/dir"
+			c.Env, c.User, c.WorkingDir = append(c.Env, "VAR=image"), "app", "/srv/dir"
 		})
-	if got, want := h.MustRun("run", "--rm", "configured"), "a b\n1234\n2345 3456\n/work/dir\nimage /home/app\n"; got != want {
+	if got, want := h.MustRun("run", "--rm", "configured"), "a b\n1234\n2345 3456\n/srv/dir\nimage /home/app\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	got := h.MustRun("run", "--rm", "-e", "VAR=flag", "-u", "7:8", "-w", "/tmp", "--entrypoint", "sh", "configured", "-c",
