@@ -186,10 +186,13 @@ func TestADetachedContainerRunsOnAndIsSeen(t *testing.T) {
 	if ps := h.MustRun("ps"); !strings.Contains(ps, id[:12]) || !strings.Contains(ps, "running") || !strings.Contains(ps, "web") {
 		t.Errorf("ps prints %q", ps)
 	}
-	r := h.Run("logs", "web")
-	if r.Stdout != "up\n" || r.Stderr != "bad\n" {
-		t.Errorf("logs prints %q and %q", r.Stdout, r.Stderr)
-	}
+	// The command has started when run returns, which says nothing of how far it is.
+	harness.Eventually(t, harness.Patience, func() error {
+		if r := h.Run("logs", "web"); r.Stdout != "up\n" || r.Stderr != "bad\n" {
+			return fmt.Errorf("logs prints %q and %q", r.Stdout, r.Stderr)
+		}
+		return nil
+	})
 	if chart := h.MustRun("timeline", "web"); !strings.Contains(chart, "instance-start") || !strings.Contains(chart, "process") {
 		t.Errorf("timeline prints %q", chart)
 	}
