@@ -132,7 +132,7 @@ func (s *baseline) configure(disk string) (string, error) {
 func (s *baseline) run(ctx context.Context) (_ time.Duration, err error) {
 	disk := filepath.Join(s.dir, "rootfs.ext4")
 	err = rootfs.CreateWritable(ctx, disk, rootfs.WritableOptions{Size: s.b.diskSize, UUID: uuid.NewString(), Entrypoint: []string{"true"},
-		Config: s.spec, Root: s.disk.Root})
+		Config: s.spec})
 	if err != nil {
 		return 0, err
 	}

@@ -73,6 +73,8 @@ int main(void)
 	/* The disks are named in the order in which the VMM was given them. */
 	mnt("/dev/vda", "/run/b/image", "erofs", MS_RDONLY | MS_NOATIME, "");
 	mnt("/dev/vdb", "/run/b/disk", "ext4", MS_NOATIME, "noinit_itable,errors=remount-ro");
+	if (mkdir("/run/b/disk/upper", 0755) || mkdir("/run/b/disk/work", 0700))
+		fail("the overlay's directories");
 	mnt("overlay", "/run/b/rootfs", "overlay", 0, "lowerdir=/run/b/image,upperdir=/run/b/disk/upper,workdir=/run/b/disk/work,"
 	    "xino=on,redirect_dir=on,metacopy=off,index=off");
 	pid = fork();

@@ -163,6 +163,11 @@ func (c *container) mount(ctx context.Context, imageUUID, rootfsUUID string) err
 		{"overlay", c.rootfs(), "overlay", 0, c.overlayOptions()},
 	}
 	for _, m := range mounts {
+		if m.fstype == "overlay" {
+			if err := makeOverlayDirs(c.imageDir(), c.diskDir()); err != nil {
+				return errors.Join(err, c.unmount())
+			}
+		}
 		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.options); err != nil {
 			return errors.Join(fmt.Errorf("mount %s of %s on %s: %w", m.fstype, m.source, m.target, err), c.unmount())
 		}

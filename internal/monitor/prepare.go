@@ -181,7 +181,6 @@ func (m *monitor) writableDisk(ctx context.Context) error {
 	m.prep.rootfsUUID, m.prep.rootfsPath = uuid.NewString(), m.path(container.DiskFile)
 	return rootfs.CreateWritable(ctx, m.prep.rootfsPath, rootfs.WritableOptions{
 		Size: m.cfg.DiskSize, UUID: m.prep.rootfsUUID, Entrypoint: m.prep.spec.Args, Config: spec,
-		Root: m.prep.disk.Root,
 	})
 }
 

@@ -68,8 +68,6 @@ type Disk struct {
 	UUID string
 	// Size is the file's length in bytes.
 	Size int64
-	// Root is what the root directory of the image is like.
-	Root erofs.Attributes
 
 	file    *os.File
 	private bool
@@ -191,7 +189,7 @@ func newDisk(ctx context.Context, f *os.File) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image disk %s is damaged, remove it: %w", f.Name(), err)
 	}
-	return &Disk{Path: f.Name(), UUID: info.UUID, Size: info.Size, Root: info.Root, file: f}, nil
+	return &Disk{Path: f.Name(), UUID: info.UUID, Size: info.Size, file: f}, nil
 }
 
 // buildOnce puts a disk into the cache, unless somebody else has done so meanwhile.
