@@ -135,7 +135,12 @@ func ownProc() (int, error) {
 	if os.Getpid() != 1 {
 		return 0, fmt.Errorf("the monitor is pid %d of its namespace instead of 1: it is run by runcvm, not by hand", os.Getpid())
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if errors.Is(err, unix.EINVAL) {
+		// After a chroot, / need not be a mount point. The one mount that follows is on /proc, which is one.
+		err = unix.Mount("", "/proc", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	}
+	if err != nil {
 		return 0, fmt.Errorf("make the mounts private: %w", err)
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, ""); err != nil {

@@ -58,6 +58,12 @@ type Spawned struct {
 // Spawn runs a monitor in pid and mount namespaces of its own and returns when its container runs. A *StartError says why
 // it does not. The three standard files become the monitor's unless the request is detached.
 func Spawn(ctx context.Context, req Request) (*Spawned, error) {
+	// By its path: what /proc/self/exe refers to is a mount of this namespace, of which the monitor could not tell the path after
+	// a chroot.
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find runcvm itself: %w", err)
+	}
 	requestR, requestW, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make a pipe: %w", err)
@@ -69,7 +75,7 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 	}
 	defer statusR.Close()
 
-	cmd := exec.Command("/proc/self/exe", Command)
+	cmd := exec.Command(self, Command)
 	cmd.Args[0] = "runcvm"
 	cmd.ExtraFiles = []*os.File{requestFD - 3: requestR, statusFD - 3: statusW}
 	if !req.Detach {

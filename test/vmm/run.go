@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/runcvm/runcvm/test/vmm/tinyguest"
@@ -29,14 +30,14 @@ const (
 type Process struct {
 	Socket string
 	cmd    *exec.Cmd
-	output *bytes.Buffer
+	output *output
 	exited chan struct{}
 	err    error
 }
 
 // StartProcess runs the VMM at binary with its socket in dir and waits until it takes connections.
 func StartProcess(ctx context.Context, binary, dir string, args ...string) (*Process, error) {
-	p := &Process{Socket: filepath.Join(dir, "api.sock"), output: &bytes.Buffer{}, exited: make(chan struct{})}
+	p := &Process{Socket: filepath.Join(dir, "api.sock"), output: &output{}, exited: make(chan struct{})}
 	p.cmd = exec.CommandContext(ctx, binary, append([]string{"--api-sock", p.Socket}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	if err := p.cmd.Start(); err != nil {
@@ -60,6 +61,27 @@ func StartProcess(ctx context.Context, binary, dir string, args ...string) (*Pro
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// Output is what the VMM has written to its standard output and error, the guest's console among it.
+func (p *Process) Output() string { return p.output.String() }
+
+// output is a buffer that may be read while it is written to.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // Stop kills the VMM and waits for its end.
