@@ -1,5 +1,5 @@
-// Command guest is PID 1 of the machine in which the vsock device is tried against Linux's own driver. It loads the modules that
-// internal/kernel has packed and serves these vsock ports:
+// Command guest is PID 1 of the machine in which the vsock device is tried against Linux's own driver. It serves these
+// vsock ports:
 //
 //	5000  echo
 //	5001  sink: a 64-bit length, that many bytes; answers with their SHA-256
@@ -22,38 +22,17 @@ import (
 	"io"
 	"log"
 	"net"
-	"os"
-	"strings"
-	"time"
 
 	"github.com/mdlayher/vsock"
-	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/test/pid1"
 )
 
-func main() {
-	err := run()
-	log.Print("guest ends: ", err)
-	time.Sleep(time.Second) // the console is slow
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
-}
+func main() { pid1.End(run()) }
 
 func run() error {
-	if err := unix.Mount("dev", "/dev", "devtmpfs", 0, ""); err != nil {
+	if err := pid1.Start(); err != nil {
 		return err
-	}
-	load, err := os.ReadFile("/etc/runcvm/modules.load")
-	if err != nil {
-		return err
-	}
-	for _, name := range strings.Fields(string(load)) {
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		_ = f.Close()
 	}
 	for port, serve := range map[uint32]func(net.Conn) error{5000: echo, 5001: sink, 5002: source, 5003: dial, 5004: halfClose, 5005: stall,
 		5006: discard, 5007: zeros} {
