@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -17,7 +18,7 @@ func init() {
 		"listen": {args: 2, do: (*Peer).doListen},               // listen L PORT BACKLOG
 		"dial":   {args: 1, do: (*Peer).doDial},                 // dial C PORT
 		"many":   {args: 2, do: (*Peer).doMany},                 // many - PORT CONNECTIONS: dials and keeps them
-		"crowd":  {args: 3, do: (*Peer).doCrowd},                // crowd - PORT CONNECTIONS BYTES: each has them echoed
+		"crowd":  {args: 3, do: (*Peer).doCrowd},                // crowd - PORT CONNECTIONS BYTES: dials, then all have them echoed at once
 		"accept": {args: 1, do: (*Peer).doAccept},               // accept C L
 		"echo":   {args: 1, exists: true, do: (*Peer).doEcho},   // echo L CONNECTIONS: accepts them and sends back what comes
 		"write":  {args: 1, exists: true, do: (*Peer).doWrite},  // write C BYTES
@@ -137,15 +138,26 @@ func (p *Peer) doCrowd(_ string, _ *socket, args []string) (Observation, error) 
 			return Observation{}, err
 		}
 	}
-	failed := make(chan string, n[1])
-	var wg sync.WaitGroup
-	for range n[1] {
-		wg.Go(func() { failed <- p.exchange(uint32(n[0]), n[2]) })
+	// One after the other: on a slow machine a dial could take the 2 s after which another one ends it.
+	all := make([]*socket, n[1])
+	for k := range all {
+		fd, answer, err := p.dial(uint32(n[0]))
+		if err == nil && answer != "ok" {
+			err = errors.New(answer)
+		}
+		if err != nil {
+			return Observation{Text: fmt.Sprintf("%d were made, then %s", k, text(err))}, nil
+		}
+		defer unix.Close(fd)
+		all[k] = &socket{fd: fd}
 	}
-	wg.Wait()
+	failed := make(chan string, len(all))
+	for _, s := range all {
+		go func() { failed <- s.exchange(n[2]) }()
+	}
 	good := 0
 	first := ""
-	for range n[1] {
+	for range all {
 		if f := <-failed; f == "" {
 			good++
 		} else if first == "" {
@@ -155,17 +167,8 @@ func (p *Peer) doCrowd(_ string, _ *socket, args []string) (Observation, error) 
 	return Observation{Text: fmt.Sprintf("%d came back%s", good, first)}, nil
 }
 
-// exchange connects, has bytes echoed, and says what went wrong.
-func (p *Peer) exchange(port uint32, bytes uint64) string {
-	fd, answer, err := p.dial(port)
-	if err != nil {
-		return text(err)
-	}
-	defer unix.Close(fd)
-	if answer != "ok" {
-		return answer
-	}
-	s := &socket{fd: fd}
+// exchange has bytes echoed, and says what went wrong.
+func (s *socket) exchange(bytes uint64) string {
 	wrote := make(chan error, 1)
 	go func() { wrote <- s.write(bytes, Patience) }()
 	if end := s.read(bytes); end != "" {
