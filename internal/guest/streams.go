@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
@@ -102,10 +103,10 @@ func (a *agent) serveStreams(l net.Listener) error {
 
 func (a *agent) openStream(c net.Conn) {
 	err := c.SetDeadline(time.Now().Add(openTimeout))
-	var id string
+	var id, process string
 	var kind guestapi.Stream
 	if err == nil {
-		id, kind, err = guestapi.AcceptStream(c)
+		id, process, kind, err = guestapi.AcceptStream(c)
 	}
 	if err != nil {
 		slog.Warn("a stream was not opened", "error", err)
@@ -113,6 +114,9 @@ func (a *agent) openStream(c net.Conn) {
 		return
 	}
 	ct, err := a.state.get(id)
+	if err == nil && process != "" {
+		err = status.Errorf(codes.NotFound, "container %s has no process %q", id, process)
+	}
 	if err == nil {
 		// The deadline was for the opening only. It goes first: open hands the connection over.
 		err = errors.Join(c.SetDeadline(time.Time{}), ct.streams[kind].open(c))

@@ -67,7 +67,7 @@ func TestOutputReachesTheHostWhicheverOpensFirst(t *testing.T) {
 		if !hostFirst {
 			done = pump(c.streams[guestapi.Stdout], c.ended)
 		}
-		if err := guestapi.OpenStream(conn, "c", guestapi.Stdout); err != nil {
+		if err := guestapi.OpenStream(conn, "c", "", guestapi.Stdout); err != nil {
 			t.Fatal(err)
 		}
 		if hostFirst {
@@ -91,7 +91,7 @@ func TestProcessThatWritesGetsToKnowThatTheHostsReaderIsGone(t *testing.T) {
 	c, dial := streamServer(t)
 	child, _, pump := pipes(t, guestapi.Stdout)
 	conn := dial()
-	if err := guestapi.OpenStream(conn, "c", guestapi.Stdout); err != nil {
+	if err := guestapi.OpenStream(conn, "c", "", guestapi.Stdout); err != nil {
 		t.Fatal(err)
 	}
 	done := pump(c.streams[guestapi.Stdout], c.ended)
@@ -117,7 +117,7 @@ func TestInputEndsWhenTheProcessCloses(t *testing.T) {
 			c, dial := streamServer(t)
 			child, _, pump := pipes(t, guestapi.Stdin)
 			conn := dial()
-			if err := guestapi.OpenStream(conn, "c", guestapi.Stdin); err != nil {
+			if err := guestapi.OpenStream(conn, "c", "", guestapi.Stdin); err != nil {
 				t.Fatal(err)
 			}
 			done := pump(c.streams[guestapi.Stdin], c.ended)
@@ -137,7 +137,7 @@ func TestInputEndsWhenTheProcessCloses(t *testing.T) {
 		c, dial := streamServer(t)
 		_, _, pump := pipes(t, guestapi.Stdin)
 		conn := dial()
-		if err := guestapi.OpenStream(conn, "c", guestapi.Stdin); err != nil {
+		if err := guestapi.OpenStream(conn, "c", "", guestapi.Stdin); err != nil {
 			t.Fatal(err)
 		}
 		done := pump(c.streams[guestapi.Stdin], c.ended)
@@ -162,7 +162,7 @@ func (endless) Read(b []byte) (int, error) { return len(b), nil }
 
 func TestStreamsAreRefused(t *testing.T) {
 	c, dial := streamServer(t)
-	open := func(id string, s guestapi.Stream) error { return guestapi.OpenStream(dial(), id, s) }
+	open := func(id string, s guestapi.Stream) error { return guestapi.OpenStream(dial(), id, "", s) }
 	if err := open("c", guestapi.Stderr); err != nil {
 		t.Fatal(err)
 	}

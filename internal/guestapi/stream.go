@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -16,7 +17,7 @@ import (
 //	bytes 5..      payload
 //
 //	host                                    agent
-//	  -- OPEN  stream, container id -->
+//	  -- OPEN  stream, container id [, NUL, process id] -->
 //	  <-- ACK (or ERROR text) --
 //	  -- DATA ... DATA, EOF -->                    stdin
 //	  <-- DATA ... DATA, EOF --                    stdout, stderr
@@ -102,9 +103,14 @@ func readHeader(r io.Reader) (kind byte, size int, err error) {
 }
 
 // OpenStream is the host's side of the opening: it names the stream on a fresh connection to PortStream and returns when
-// the agent has taken it. A refusal is an error with the agent's reason.
-func OpenStream(conn io.ReadWriter, container string, s Stream) error {
-	if err := writeFrame(conn, frameOpen, append([]byte{byte(s)}, container...)); err != nil {
+// the agent has taken it. The process is empty for the container's own, otherwise the id that the host gave another one of the
+// container's. A refusal is an error with the agent's reason.
+func OpenStream(conn io.ReadWriter, container, process string, s Stream) error {
+	name := container
+	if process != "" {
+		name += "\x00" + process
+	}
+	if err := writeFrame(conn, frameOpen, append([]byte{byte(s)}, name...)); err != nil {
 		return fmt.Errorf("open %s: %w", s, err)
 	}
 	kind, n, err := readHeader(conn)
@@ -126,22 +132,26 @@ func OpenStream(conn io.ReadWriter, container string, s Stream) error {
 
 // AcceptStream is the agent's side of the opening: it reads which stream the host asks for. The caller answers with
 // Accept or Refuse.
-func AcceptStream(conn io.Reader) (container string, s Stream, err error) {
+func AcceptStream(conn io.Reader) (container, process string, s Stream, err error) {
 	kind, n, err := readHeader(conn)
 	if err != nil {
-		return "", 0, err
+		return "", "", 0, err
 	}
-	if kind != frameOpen || n < 2 || n > 1+MaxContainerID {
-		return "", 0, fmt.Errorf("%w: opening of type %d with %d bytes", ErrProtocol, kind, n)
+	if kind != frameOpen || n < 2 || n > maxControl {
+		return "", "", 0, fmt.Errorf("%w: opening of type %d with %d bytes", ErrProtocol, kind, n)
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(conn, b); err != nil {
-		return "", 0, err
+		return "", "", 0, err
 	}
 	if s = Stream(b[0]); s > Stderr {
-		return "", 0, fmt.Errorf("%w: %s", ErrProtocol, s)
+		return "", "", 0, fmt.Errorf("%w: %s", ErrProtocol, s)
 	}
-	return string(b[1:]), s, nil
+	container, process, named := strings.Cut(string(b[1:]), "\x00")
+	if container == "" || len(container) > MaxContainerID || len(process) > MaxContainerID || named && process == "" {
+		return "", "", 0, fmt.Errorf("%w: opening that names no container or process", ErrProtocol)
+	}
+	return container, process, s, nil
 }
 
 // Accept takes the stream that AcceptStream has read.

@@ -179,8 +179,8 @@ func fromBytes(b []byte) io.ReadWriter {
 func TestFramesOutOfPlaceAreRefused(t *testing.T) {
 	receive := func(b []byte) error { return Receive(fromBytes(b), io.Discard) }
 	send := func(b []byte) error { return Send(fromBytes(b), io.NopCloser(strings.NewReader("x"))) }
-	open := func(b []byte) error { return OpenStream(fromBytes(b), "c", Stdout) }
-	accept := func(b []byte) error { _, _, err := AcceptStream(bytes.NewReader(b)); return err }
+	open := func(b []byte) error { return OpenStream(fromBytes(b), "c", "", Stdout) }
+	accept := func(b []byte) error { _, _, _, err := AcceptStream(bytes.NewReader(b)); return err }
 	for _, tt := range []struct {
 		name string
 		f    func([]byte) error
@@ -210,10 +210,10 @@ func TestOpening(t *testing.T) {
 	for _, s := range []Stream{Stdin, Stdout, Stderr} {
 		a, b := pair(t)
 		opened := make(chan error, 1)
-		go func() { opened <- OpenStream(a, strings.Repeat("i", MaxContainerID), s) }()
-		id, got, err := AcceptStream(b)
-		if err != nil || len(id) != MaxContainerID || got != s {
-			t.Fatalf("AcceptStream: %q %v %v", id, got, err)
+		go func() { opened <- OpenStream(a, strings.Repeat("i", MaxContainerID), "exec", s) }()
+		id, process, got, err := AcceptStream(b)
+		if err != nil || len(id) != MaxContainerID || process != "exec" || got != s {
+			t.Fatalf("AcceptStream: %q %q %v %v", id, process, got, err)
 		}
 		if err := errors.Join(Accept(b), <-opened); err != nil {
 			t.Fatal(err)
@@ -222,8 +222,8 @@ func TestOpening(t *testing.T) {
 	t.Run("refused with the reason, which is cut", func(t *testing.T) {
 		a, b := pair(t)
 		opened := make(chan error, 1)
-		go func() { opened <- OpenStream(a, "c", Stdin) }()
-		if _, _, err := AcceptStream(b); err != nil {
+		go func() { opened <- OpenStream(a, "c", "", Stdin) }()
+		if _, _, _, err := AcceptStream(b); err != nil {
 			t.Fatal(err)
 		}
 		if err := Refuse(b, "no room "+strings.Repeat("x", 10<<10)); err != nil {
@@ -253,10 +253,11 @@ func FuzzStream(f *testing.F) {
 		if (err == nil) != whole {
 			t.Fatalf("Receive: %v, ended by EOF: %v", err, whole)
 		}
-		if id, s, err := AcceptStream(bytes.NewReader(in)); err == nil && (id == "" || len(id) > MaxContainerID || s > Stderr) {
+		if id, p, s, err := AcceptStream(bytes.NewReader(in)); err == nil &&
+			(id == "" || len(id) > MaxContainerID || len(p) > MaxContainerID || s > Stderr) {
 			t.Fatalf("AcceptStream let %q %v in", id, s)
 		}
-		if err := OpenStream(fromBytes(in), "c", Stdin); err == nil && !bytes.HasPrefix(in, appendFrame(nil, frameAck, nil)) {
+		if err := OpenStream(fromBytes(in), "c", "", Stdin); err == nil && !bytes.HasPrefix(in, appendFrame(nil, frameAck, nil)) {
 			t.Fatal("OpenStream took something else for an acknowledgement")
 		}
 		err = Send(fromBytes(in), io.NopCloser(strings.NewReader("x")))

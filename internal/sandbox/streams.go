@@ -84,7 +84,7 @@ func (c *Container) openStream(ctx context.Context, s guestapi.Stream) (net.Conn
 		return nil, fmt.Errorf("open %s: %w", s, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = guestapi.OpenStream(conn, c.id, s)
+	err = guestapi.OpenStream(conn, c.id, "", s)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}

@@ -135,7 +135,7 @@ func (s *service) Shutdown(context.Context, *guestapi.ShutdownRequest) (*guestap
 
 // accept takes a stream as the contract has it.
 func accept(c net.Conn) (guestapi.Stream, error) {
-	_, s, err := guestapi.AcceptStream(c)
+	_, _, s, err := guestapi.AcceptStream(c)
 	if err == nil {
 		err = guestapi.Accept(c)
 	}
