@@ -8,6 +8,11 @@ SHELL := /bin/bash
 
 PROGRAMS := runcvm runcvm-guest firecracker-qemu
 IMAGE    := build/image/debian
+# What tests run in guests beside the base system, in an image of its own so that the demo's stays small.
+TOOLS_IMAGE    := build/image/tools
+TOOLS_PACKAGES := e2fsprogs iproute2 kmod libcap2-bin nftables procps vim-tiny wireguard-tools
+# The suites find everything by these.
+TEST_ENV := RUNCVM_BIN=$(CURDIR)/bin RUNCVM_TEST_IMAGE=$(CURDIR)/$(IMAGE) RUNCVM_TEST_TOOLS_IMAGE=$(CURDIR)/$(TOOLS_IMAGE)
 
 # Programs run on hosts and in guests of any libc, so they are static.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
@@ -40,6 +45,10 @@ test-programs: ## Build the programs that e2e suites put into guests into bin/te
 image: ## Make the Debian image that demo and tests run
 	scripts/debian-image $(IMAGE)
 
+.PHONY: tools-image
+tools-image: ## Make the Debian image with the programs that some tests run in guests
+	scripts/debian-image $(TOOLS_IMAGE) $(TOOLS_PACKAGES)
+
 .PHONY: demo
 demo: setup build image ## Run a Debian container in a microVM and show its start
 	scripts/demo $(IMAGE)
@@ -56,17 +65,16 @@ test-sdk: build ## Boot a guest on firecracker-qemu through Firecracker's offici
 	cd test/firecracker-go-sdk && RUNCVM_VMM=$(CURDIR)/bin/firecracker-qemu go test -count=1 -v ./...
 
 .PHONY: test-e2e
-test-e2e: build test-programs image ## Run the e2e suites on firecracker-qemu
-	RUNCVM_BIN=$(CURDIR)/bin RUNCVM_TEST_IMAGE=$(CURDIR)/$(IMAGE) \
-	go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
+test-e2e: build test-programs image tools-image ## Run the e2e suites on firecracker-qemu
+	$(TEST_ENV) go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-kvm
-test-kvm: build test-programs image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
+test-kvm: build test-programs image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
 	test/kvm/run
 
 .PHONY: bench
 bench: build image ## Run the benchmarks, write bench/results.json
-	RUNCVM_BIN=$(CURDIR)/bin RUNCVM_TEST_IMAGE=$(CURDIR)/$(IMAGE) go run ./bench -o bench/results.json
+	$(TEST_ENV) go run ./bench -o bench/results.json
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
@@ -79,7 +87,7 @@ lint: ## Run golangci-lint and shellcheck
 
 .PHONY: generate
 generate: ## Generate the ttrpc code (needs protobuf-compiler)
-	scripts/generate-proto internal/guestapi/agent.proto internal/monitor/api/monitor.proto
+	scripts/generate-proto internal/guestapi/*.proto internal/monitor/api/*.proto
 
 # Where install puts things; DESTDIR is honoured.
 PREFIX ?= /usr/local

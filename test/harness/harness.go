@@ -4,7 +4,7 @@
 // nothing is left when a test ends.
 //
 // The environment says where things are: RUNCVM_BIN has the programs, RUNCVM_TEST_IMAGE is the OCI layout of a Debian image,
-// RUNCVM_VMM the VMM (default: firecracker-qemu of RUNCVM_BIN). What is missing fails the suite, it never skips.
+// RUNCVM_TEST_TOOLS_IMAGE of one with further programs, RUNCVM_VMM the VMM (default: firecracker-qemu of RUNCVM_BIN). What is missing fails the suite, it never skips.
 package harness
 
 import (
@@ -24,6 +24,26 @@ import (
 
 // Image is the name under which the Debian image is imported.
 const Image = "debian:12"
+
+// ToolsImage is the name under which Tools imports the Debian image with further programs.
+const ToolsImage = "debian-tools:12"
+
+// Tools imports the image with further programs (TOOLS_PACKAGES of the Makefile), once a suite, and returns its name.
+func (h *Host) Tools() string {
+	h.t.Helper()
+	shared.tools.Do(func() {
+		layout := os.Getenv("RUNCVM_TEST_TOOLS_IMAGE")
+		if layout == "" {
+			shared.toolsErr = errors.New("RUNCVM_TEST_TOOLS_IMAGE is not set: run the e2e suites by make test-e2e")
+		} else if r := h.Run("import", layout, ToolsImage); r.Code != 0 {
+			shared.toolsErr = fmt.Errorf("import: %s", r.Stderr)
+		}
+	})
+	if shared.toolsErr != nil {
+		h.t.Fatal(shared.toolsErr)
+	}
+	return ToolsImage
+}
 
 // Bin is the directory of the programs.
 func Bin(t testing.TB) string {
@@ -50,6 +70,9 @@ var shared struct {
 	once sync.Once
 	dir  string
 	err  error
+
+	tools    sync.Once
+	toolsErr error
 }
 
 // Main runs a suite and removes what its hosts shared. Call it from TestMain.
