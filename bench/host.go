@@ -141,20 +141,18 @@ func (b *bench) runcvm(ctx context.Context, args ...string) (string, error) {
 
 // find is the record of a running container.
 func (b *bench) find(ctx context.Context, name string) (record, error) {
-	text, err := b.runcvm(ctx, "ps", "--format", "json")
+	text, err := b.runcvm(ctx, "ps", "--filter", "name=^"+name+"$", "--format", "{{json .Record}}")
 	if err != nil {
 		return record{}, err
 	}
-	var all []record
-	if err := json.Unmarshal([]byte(text), &all); err != nil {
+	if text == "" {
+		return record{}, fmt.Errorf("container %s does not run", name)
+	}
+	var r record
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		return record{}, fmt.Errorf("runcvm ps: %w", err)
 	}
-	for _, r := range all {
-		if r.Name == name {
-			return r, nil
-		}
-	}
-	return record{}, fmt.Errorf("container %s does not run", name)
+	return r, nil
 }
 
 // askConfig asks the idle guest's VMM for its configuration.

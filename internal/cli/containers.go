@@ -8,8 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,90 +19,6 @@ import (
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 )
-
-func (a *app) psCommand() *cobra.Command {
-	var all, quiet bool
-	var format string
-	cmd := &cobra.Command{
-		Use:   "ps",
-		Short: "List containers",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			entries, err := a.containers().List()
-			shown := entries[:0]
-			for _, e := range entries {
-				if all || e.Alive {
-					shown = append(shown, e)
-				}
-			}
-			return errors.Join(a.printContainers(shown, quiet, format), err)
-		},
-	}
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that have ended")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "ids only")
-	cmd.Flags().StringVar(&format, "format", "table", "table or json")
-	return cmd
-}
-
-func (a *app) printContainers(entries []*container.Entry, quiet bool, format string) error {
-	switch {
-	case quiet:
-		for _, e := range entries {
-			fmt.Fprintln(a.stdout, container.Short(e.ID))
-		}
-		return nil
-	case format == "json":
-		records := make([]container.Record, len(entries))
-		for i, e := range entries {
-			records[i] = e.Record
-		}
-		enc := json.NewEncoder(a.stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(records)
-	case format != "table":
-		return fmt.Errorf("--format %q is neither table nor json", format)
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "CONTAINER ID\tIMAGE\tCOMMAND\tCREATED\tSTATUS\tVMM\tNAME")
-	for _, e := range entries {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s ago\t%s\t%s\t%s\n", container.Short(e.ID), e.Image, shortCommand(e.Command),
-			age(e.Created), containerStatus(e), filepath.Base(e.VMM.Path), e.Name)
-	}
-	return w.Flush()
-}
-
-func containerStatus(e *container.Entry) string {
-	if e.State != "stopped" {
-		return e.State
-	}
-	s := fmt.Sprintf("exited (%d) %s ago", e.ExitCode, age(e.Finished))
-	if e.OOMKilled {
-		s += ", out of memory"
-	}
-	return s
-}
-
-func shortCommand(args []string) string {
-	const most = 24
-	s := fmt.Sprintf("%q", strings.Join(args, " "))
-	if r := []rune(s); len(r) > most {
-		return string(r[:most-2]) + "…\""
-	}
-	return s
-}
-
-func age(t time.Time) string {
-	d := time.Since(t)
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d seconds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%d minutes", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d hours", int(d.Hours()))
-	}
-	return fmt.Sprintf("%d days", int(d.Hours()/24))
-}
 
 func (a *app) logsCommand() *cobra.Command {
 	var source string

@@ -1,14 +1,16 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"text/tabwriter"
+	"path"
+	"strings"
+	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/image"
 )
 
@@ -36,47 +38,106 @@ func (a *app) importCommand() *cobra.Command {
 	}
 }
 
+// imageRow is an image as images shows it, with Docker's fields.
+type imageRow struct {
+	Repository   string
+	Tag          string
+	ID           string
+	Digest       string
+	CreatedAt    string
+	CreatedSince string
+	Size         string
+	// Image is the whole image. It is for templates, {{json .Image}}.
+	Image image.Image `json:"-"`
+}
+
 func (a *app) imagesCommand() *cobra.Command {
-	var quiet bool
-	var format string
+	l := listing{
+		columns:  "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+		headings: map[string]string{"ID": "IMAGE ID", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT"},
+		name:     "{{.ID}}",
+	}
+	var digests bool
 	cmd := &cobra.Command{
-		Use:   "images",
+		Use:   "images [REPOSITORY[:TAG]]",
 		Short: "List images",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				l.filters = append(l.filters, "reference="+args[0])
+			}
+			match, err := imageFilters.compile(l.filters)
+			if err != nil {
+				return err
+			}
 			store, err := a.images()
 			if err != nil {
 				return err
 			}
 			images, err := store.List(cmd.Context())
-			return errors.Join(a.printImages(images, quiet, format), err)
+			var rows []imageRow
+			for _, i := range images {
+				if match(i) {
+					rows = append(rows, imageRowOf(i, l.noTrunc))
+				}
+			}
+			if digests {
+				l.columns = strings.Replace(l.columns, "{{.ID}}", "{{.Digest}}\t{{.ID}}", 1)
+			}
+			return errors.Join(printRows(a.stdout, &l, rows), err)
 		},
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
-	cmd.Flags().StringVar(&format, "format", "table", "table or json")
+	cmd.Flags().BoolVar(&digests, "digests", false, "show digests")
+	l.addFormat(cmd)
+	l.addQuiet(cmd, "ids")
+	l.addNoTrunc(cmd)
+	l.addFilter(cmd, "reference (a name or pattern), label")
 	return cmd
 }
 
-func (a *app) printImages(images []image.Image, quiet bool, format string) error {
-	switch {
-	case quiet:
-		for _, i := range images {
-			fmt.Fprintln(a.stdout, i.Digest)
+func imageRowOf(i image.Image, whole bool) imageRow {
+	repository, tag := splitTag(i.Name)
+	row := imageRow{
+		Repository: repository, Tag: tag, ID: i.Digest.String(), Digest: i.Digest.String(),
+		CreatedAt: i.Created.Format(timeLayout), CreatedSince: units.HumanDuration(time.Since(i.Created)) + " ago",
+		Size: units.HumanSizeWithPrecision(float64(i.Size), 3), Image: i,
+	}
+	if !whole {
+		row.ID = container.Short(i.Digest.Encoded())
+	}
+	return row
+}
+
+// splitTag parts a full name from its tag.
+func splitTag(name string) (repository, tag string) {
+	if at := strings.LastIndexByte(name, ':'); at > strings.LastIndexByte(name, '/') {
+		return name[:at], name[at+1:]
+	}
+	return name, ""
+}
+
+// fullName is a name as the store has it; what is no name stays as it is.
+func fullName(name string) string {
+	if full, err := image.NormalizeName(name); err == nil {
+		return full
+	}
+	return name
+}
+
+var imageFilters = filters[image.Image]{
+	"reference": func(pattern string) (func(image.Image) bool, error) {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return nil, fmt.Errorf("%q: %w", pattern, err)
 		}
-		return nil
-	case format == "json":
-		enc := json.NewEncoder(a.stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(images)
-	case format != "table":
-		return fmt.Errorf("--format %q is neither table nor json", format)
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "NAME\tDIGEST\tCREATED\tLAYERS\tSIZE")
-	for _, i := range images {
-		fmt.Fprintf(w, "%s\t%.19s\t%s ago\t%d\t%s\n", i.Name, i.Digest, age(i.Created), len(i.Layers), roundSize(i.Size))
-	}
-	return w.Flush()
+		pattern = strings.TrimPrefix(strings.TrimPrefix(pattern, "docker.io/"), "library/")
+		return func(i image.Image) bool {
+			repository, _ := splitTag(i.Name)
+			whole, _ := path.Match(pattern, i.Name)
+			untagged, _ := path.Match(pattern, repository)
+			return whole || untagged
+		}, nil
+	},
+	"label": labelFilter(func(i image.Image) map[string]string { return i.Config.Config.Labels }),
 }
 
 func (a *app) rmiCommand() *cobra.Command {
@@ -102,43 +163,15 @@ func (a *app) rmiCommand() *cobra.Command {
 	}
 }
 
-// roundSize writes a number of bytes for people, with three digits at most.
-func roundSize(n int64) string {
-	const mib = 1 << 20
-	switch {
-	case n < mib:
-		return fmt.Sprintf("%.3g KiB", float64(n)/1024)
-	case n < 1000*mib:
-		return fmt.Sprintf("%.3g MiB", float64(n)/mib)
-	case n%mib == 0:
-		return config.FormatSize(n)
-	}
-	return fmt.Sprintf("%.3g GiB", float64(n)/(1<<30))
+// diskRow is an image disk as cache ls shows it.
+type diskRow struct {
+	Key, Size, OnDisk, Built string
+	InUse                    bool
 }
 
 func (a *app) cacheCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cache", Short: "The image disks that are kept"}
-	cmd.AddCommand(&cobra.Command{
-		Use:   "ls",
-		Short: "List image disks",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cache, err := a.disks()
-			if err != nil {
-				return err
-			}
-			disks, err := cache.List(cmd.Context())
-			if err != nil {
-				return err
-			}
-			w := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
-			fmt.Fprintln(w, "KEY\tSIZE\tON DISK\tBUILT\tIN USE")
-			for _, d := range disks {
-				fmt.Fprintf(w, "%.12s\t%s\t%s\t%s ago\t%t\n", d.Key, roundSize(d.Size), roundSize(d.Used), age(d.Built), d.InUse)
-			}
-			return w.Flush()
-		},
-	}, &cobra.Command{
+	cmd.AddCommand(a.cacheListCommand(), &cobra.Command{
 		Use:   "prune",
 		Short: "Remove the image disks that no container uses; the next run of their image builds them again",
 		Args:  cobra.NoArgs,
@@ -153,9 +186,45 @@ func (a *app) cacheCommand() *cobra.Command {
 				fmt.Fprintln(a.stdout, d.Key)
 				freed += d.Used
 			}
-			fmt.Fprintf(a.stdout, "%d disks removed, %s freed\n", len(disks), roundSize(freed))
+			fmt.Fprintf(a.stdout, "%d disks removed, %s freed\n", len(disks), units.HumanSize(float64(freed)))
 			return err
 		},
 	})
+	return cmd
+}
+
+func (a *app) cacheListCommand() *cobra.Command {
+	l := listing{
+		columns:  "{{.Key}}\t{{.Size}}\t{{.OnDisk}}\t{{.Built}}\t{{.InUse}}",
+		headings: map[string]string{"OnDisk": "ON DISK", "InUse": "IN USE"},
+		name:     "{{.Key}}",
+	}
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List image disks",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cache, err := a.disks()
+			if err != nil {
+				return err
+			}
+			disks, err := cache.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			rows := make([]diskRow, len(disks))
+			for i, d := range disks {
+				rows[i] = diskRow{d.Key, units.HumanSize(float64(d.Size)), units.HumanSize(float64(d.Used)),
+					units.HumanDuration(time.Since(d.Built)) + " ago", d.InUse}
+				if !l.noTrunc {
+					rows[i].Key = container.Short(d.Key)
+				}
+			}
+			return printRows(a.stdout, &l, rows)
+		},
+	}
+	l.addFormat(cmd)
+	l.addQuiet(cmd, "keys")
+	l.addNoTrunc(cmd)
 	return cmd
 }

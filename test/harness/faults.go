@@ -105,8 +105,12 @@ type Record struct {
 func (h *Host) Records() []Record {
 	h.t.Helper()
 	var all []Record
-	if err := json.Unmarshal([]byte(h.MustRun("ps", "-a", "--format", "json")), &all); err != nil {
-		h.t.Fatal(err)
+	for line := range strings.Lines(h.MustRun("ps", "-a", "--format", "{{json .Record}}")) {
+		var r Record
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			h.t.Fatal(err)
+		}
+		all = append(all, r)
 	}
 	return all
 }

@@ -183,7 +183,7 @@ func TestACommandThatCannotBeExecuted(t *testing.T) {
 func TestADetachedContainerRunsOnAndIsSeen(t *testing.T) {
 	h := harness.New(t)
 	id := strings.TrimSpace(h.MustRun("run", "-d", "--name", "web", harness.Image, "sh", "-c", "echo up; echo bad >&2; exec sleep 1000"))
-	if ps := h.MustRun("ps"); !strings.Contains(ps, id[:12]) || !strings.Contains(ps, "running") || !strings.Contains(ps, "web") {
+	if ps := h.MustRun("ps"); !strings.Contains(ps, id[:12]) || !strings.Contains(ps, "   Up ") || !strings.Contains(ps, "web") {
 		t.Errorf("ps prints %q", ps)
 	}
 	// The command has started when run returns, which says nothing of how far it is.

@@ -49,7 +49,7 @@ func TestAHostileAgentsLiesAreTold(t *testing.T) {
 		t.Errorf("exit code %d, stdout %q, stderr %.2000q", r.Code, r.Stdout, r.Stderr)
 	}
 	// Nothing that a terminal acts on, and no megabytes: neither here nor in what is kept.
-	ps := h.MustRun("ps", "-a", "--format", "json")
+	ps := h.MustRun("ps", "-a", "--format", "{{json .Record}}")
 	for what, text := range map[string]string{"standard error": r.Stderr, "ps": ps} {
 		if len(text) > 32<<10 || strings.ContainsAny(text, "\x1b\r") {
 			t.Errorf("%s has %d bytes: %.300q", what, len(text), text)
