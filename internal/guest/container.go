@@ -40,6 +40,7 @@ type container struct {
 	// dir holds its mounts and its bundle; see the methods below.
 	dir     string
 	streams [3]*stream
+	named   namedStreams
 	// process is set once, by Create, before the phase is phaseCreated.
 	process *process
 

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
@@ -113,13 +112,14 @@ func (a *agent) openStream(c net.Conn) {
 		c.Close()
 		return
 	}
+	var s *stream
 	ct, err := a.state.get(id)
-	if err == nil && process != "" {
-		err = status.Errorf(codes.NotFound, "container %s has no process %q", id, process)
+	if err == nil {
+		s, err = ct.findStream(process, kind)
 	}
 	if err == nil {
 		// The deadline was for the opening only. It goes first: open hands the connection over.
-		err = errors.Join(c.SetDeadline(time.Time{}), ct.streams[kind].open(c))
+		err = errors.Join(c.SetDeadline(time.Time{}), s.open(c))
 	}
 	if err != nil {
 		slog.Warn("a stream was refused", "container", id, "stream", kind, "error", err)
