@@ -89,13 +89,21 @@ lint: ## Run golangci-lint and shellcheck
 generate: ## Generate the ttrpc code (needs protobuf-compiler)
 	scripts/generate-proto internal/guestapi/*.proto internal/monitor/api/*.proto
 
+.PHONY: docs
+docs: ## Generate docs/command.md, man pages and completions from the command
+	go run ./scripts/docs -markdown docs/command.md -man build/man -completion build/completion
+
 # Where install puts things; DESTDIR is honoured.
 PREFIX ?= /usr/local
 .PHONY: install
-install: build ## Install the programs into PREFIX (/usr/local)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/runcvm
+install: build docs ## Install programs, man pages and completions into PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/runcvm $(DESTDIR)$(PREFIX)/share/man/man1
 	install bin/runcvm bin/firecracker-qemu $(DESTDIR)$(PREFIX)/bin/
 	install bin/runcvm-guest $(DESTDIR)$(PREFIX)/lib/runcvm/
+	install -m 644 build/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -D -m 644 build/completion/runcvm $(DESTDIR)$(PREFIX)/share/bash-completion/completions/runcvm
+	install -D -m 644 build/completion/_runcvm $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_runcvm
+	install -D -m 644 build/completion/runcvm.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/runcvm.fish
 
 .PHONY: clean
 clean: ## Remove what was built, the test machine's cache included

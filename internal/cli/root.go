@@ -42,9 +42,12 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
+func newApp() *app { return &app{stdout: os.Stdout, stderr: os.Stderr, flags: map[string]*string{}} }
+
 // Execute runs the command line and returns the exit code. zero is when the process began.
 func Execute(zero time.Time) int {
-	a := &app{zero: zero, stdout: os.Stdout, stderr: os.Stderr, flags: map[string]*string{}}
+	a := newApp()
+	a.zero = zero
 	if len(os.Args) == 2 && os.Args[1] == monitor.Command {
 		return monitor.Main()
 	}
@@ -76,6 +79,8 @@ func (a *app) root() *cobra.Command {
 	}
 	root.AddCommand(a.runCommand(), a.psCommand(), a.logsCommand(), a.rmCommand(), a.timelineCommand(),
 		a.importCommand(), a.imagesCommand(), a.rmiCommand(), a.cacheCommand(), a.configCommand())
+	root.AddCommand(a.completionCommand())
+	a.completeArguments(root)
 	return root
 }
 
