@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,7 +23,6 @@ import (
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/logfile"
 	"github.com/runcvm/runcvm/internal/sandbox"
-	"github.com/runcvm/runcvm/internal/timeline"
 )
 
 // Main runs the monitor of one container and returns its exit code. The process must have been made by Spawn.
@@ -31,10 +31,11 @@ func Main() int {
 	// A reader of the container's output that is gone is an error of the write, not the end of the monitor.
 	signal.Ignore(syscall.SIGPIPE)
 	statusPipe := os.NewFile(statusFD, "status")
+	var l *life
 	m, err := newMonitor(os.NewFile(requestFD, "request"), signals)
 	if err == nil {
 		defer func() { _ = m.log.Close() }() // nothing is left to tell
-		err = m.start(context.Background())
+		l, err = m.start(context.Background())
 	}
 	report(statusPipe, err)
 	if err != nil {
@@ -45,10 +46,10 @@ func Main() int {
 		debug.FreeOSMemory()
 		debug.FreeOSMemory()
 	}()
-	return m.supervise(context.Background())
+	return m.supervise(context.Background(), l)
 }
 
-// monitor is the state of this process.
+// monitor is the state of this process: one container, over all of its lives.
 type monitor struct {
 	req     Request
 	cfg     *config.Config
@@ -56,16 +57,14 @@ type monitor struct {
 	// callerGone is closed when the caller of a container that is not detached has ended.
 	callerGone chan struct{}
 
-	files    *container.Handle
-	record   container.Record
-	timeline *timeline.Recorder
-	log      *logfile.File
-	logger   *slog.Logger
+	files  *container.Handle
+	log    *logfile.File
+	logger *slog.Logger
+	output *logfile.File
+	server *server
 
-	prep      prepared
-	container *sandbox.Container
-	output    *logfile.File
-	server    *server
+	mu     sync.Mutex // record's
+	record container.Record
 }
 
 func newMonitor(request *os.File, signals chan os.Signal) (*monitor, error) {
@@ -85,7 +84,6 @@ func newMonitor(request *os.File, signals chan os.Signal) (*monitor, error) {
 			close(m.callerGone)
 		}()
 	}
-	m.timeline = timeline.New(m.req.Zero)
 	if m.cfg, err = config.FromValues(m.req.Settings); err != nil {
 		return nil, err
 	}
@@ -168,6 +166,8 @@ func exitCode(err error) int {
 
 // update changes the container's record; a record that cannot be written is logged: the container matters more.
 func (m *monitor) update(change func(*container.Record)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	change(&m.record)
 	if err := m.files.Update(m.record); err != nil {
 		m.logger.Error("container's state not written", "error", err)

@@ -52,13 +52,13 @@ const (
 )
 
 // prepare makes the disks and runs the VMM, both at once, and leaves the sandbox ready to boot.
-func (m *monitor) prepare(ctx context.Context, undo *cleanup.Stack) error {
+func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 	var err error
-	if m.prep.vmm, err = chooseVMM(m.cfg); err != nil {
+	if l.prep.vmm, err = chooseVMM(l.cfg); err != nil {
 		return err
 	}
-	if m.prep.vmm.emulated {
-		m.logger.Info("the guest is emulated: no security boundary", "vmm", m.prep.vmm.path)
+	if l.prep.vmm.emulated {
+		l.logger.Info("the guest is emulated: no security boundary", "vmm", l.prep.vmm.path)
 	}
 	var mu sync.Mutex // undo's
 	add := func(step func() error) {
@@ -67,120 +67,120 @@ func (m *monitor) prepare(ctx context.Context, undo *cleanup.Stack) error {
 		undo.AddFunc(step)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return m.prepareDisks(ctx, add) })
-	group.Go(func() error { return m.prepareKernel(ctx) })
+	group.Go(func() error { return l.prepareDisks(ctx, add) })
+	group.Go(func() error { return l.prepareKernel(ctx) })
 	group.Go(func() (err error) {
-		if m.prep.sandbox, err = sandbox.Launch(ctx, m.sandboxConfig()); err != nil {
+		if l.prep.sandbox, err = sandbox.Launch(ctx, l.sandboxConfig()); err != nil {
 			return err
 		}
-		add(func() error { m.prep.sandbox.Kill(); return nil })
+		add(func() error { l.prep.sandbox.Kill(); return nil })
 		return nil
 	})
 	return group.Wait()
 }
 
-func (m *monitor) sandboxConfig() sandbox.Config {
-	memory, cpus := m.cfg.Memory, m.cfg.CPUs
-	if m.req.Options.Memory > 0 {
-		memory = m.req.Options.Memory + guestOverhead
+func (l *life) sandboxConfig() sandbox.Config {
+	memory, cpus := l.cfg.Memory, l.cfg.CPUs
+	if l.req.Options.Memory > 0 {
+		memory = l.req.Options.Memory + guestOverhead
 	}
-	if m.req.Options.CPUs > 0 {
-		cpus = int(math.Ceil(m.req.Options.CPUs))
+	if l.req.Options.CPUs > 0 {
+		cpus = int(math.Ceil(l.req.Options.CPUs))
 	}
-	hostname := m.req.Options.Hostname
+	hostname := l.req.Options.Hostname
 	if hostname == "" {
-		hostname = container.Short(m.req.ID)
+		hostname = container.Short(l.req.ID)
 	}
 	return sandbox.Config{
-		ID: m.req.ID, VMM: m.prep.vmm.path, Dir: m.files.RunDir, Vsock: container.VsockSocket,
-		ConsoleLog: m.path(container.ConsoleLog), VMMLog: m.path(container.VMMLog),
-		KernelArgs: m.cfg.KernelArgs, MemoryMiB: (memory + mebibyte - 1) / mebibyte, VCPUs: cpus,
-		BootTimeout: m.cfg.BootTimeout, Hostname: hostname, LogLevel: m.cfg.LogLevel,
-		Log: m.logger, Timeline: m.timeline,
+		ID: l.req.ID, VMM: l.prep.vmm.path, Dir: l.files.RunDir, Vsock: container.VsockSocket,
+		ConsoleLog: l.path(container.ConsoleLog), VMMLog: l.path(container.VMMLog),
+		KernelArgs: l.cfg.KernelArgs, MemoryMiB: (memory + mebibyte - 1) / mebibyte, VCPUs: cpus,
+		BootTimeout: l.cfg.BootTimeout, Hostname: hostname, LogLevel: l.cfg.LogLevel,
+		Log: l.logger, Timeline: l.timeline,
 	}
 }
 
-func (m *monitor) prepareKernel(ctx context.Context) error {
-	defer m.timeline.Phase("kernel-files")()
-	cache := filepath.Join(m.cfg.DataDir, "kernels")
-	k, err := kernel.Find(ctx, kernel.Options{Path: m.cfg.Kernel, Roots: kernelRoots, CacheDir: cache})
+func (l *life) prepareKernel(ctx context.Context) error {
+	defer l.timeline.Phase("kernel-files")()
+	cache := filepath.Join(l.cfg.DataDir, "kernels")
+	k, err := kernel.Find(ctx, kernel.Options{Path: l.cfg.Kernel, Roots: kernelRoots, CacheDir: cache})
 	if err != nil {
 		return err
 	}
-	agent, err := findAgent(m.cfg.Agent)
+	agent, err := findAgent(l.cfg.Agent)
 	if err != nil {
 		return err
 	}
-	crun, err := findProgram(m.cfg.Crun)
+	crun, err := findProgram(l.cfg.Crun)
 	if err != nil {
 		return fmt.Errorf("crun, which runs containers in the guest: %w", err)
 	}
-	m.prep.kernel = k.Vmlinux
-	m.prep.initramfs, err = kernel.Initramfs(ctx, k, kernel.InitramfsOptions{Agent: agent, Crun: crun, CacheDir: cache})
+	l.prep.kernel = k.Vmlinux
+	l.prep.initramfs, err = kernel.Initramfs(ctx, k, kernel.InitramfsOptions{Agent: agent, Crun: crun, CacheDir: cache})
 	return err
 }
 
-func (m *monitor) prepareDisks(ctx context.Context, undo func(func() error)) error {
-	finished := m.timeline.Phase("image")
-	store, err := image.Open(filepath.Join(m.cfg.DataDir, "images"))
+func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error {
+	finished := l.timeline.Phase("image")
+	store, err := image.Open(filepath.Join(l.cfg.DataDir, "images"))
 	if err != nil {
 		return err
 	}
-	m.prep.image, err = store.Get(ctx, m.req.Image)
+	l.prep.image, err = store.Get(ctx, l.req.Image)
 	finished()
 	if err != nil {
 		return err
 	}
-	if m.prep.spec, err = oci.Resolve(m.prep.image.Config.Config, m.req.Options); err != nil {
-		return fmt.Errorf("image %s: %w", m.req.Image, err)
+	if l.prep.spec, err = oci.Resolve(l.prep.image.Config.Config, l.req.Options); err != nil {
+		return fmt.Errorf("image %s: %w", l.req.Image, err)
 	}
-	if m.prep.spec.Hostname == "" {
-		m.prep.spec.Hostname = container.Short(m.req.ID)
+	if l.prep.spec.Hostname == "" {
+		l.prep.spec.Hostname = container.Short(l.req.ID)
 	}
-	if err := m.containerSettings(); err != nil {
+	if err := l.containerSettings(); err != nil {
 		return err
 	}
-	if err := m.imageDisk(ctx, store); err != nil {
+	if err := l.imageDisk(ctx, store); err != nil {
 		return err
 	}
-	undo(m.prep.disk.Close)
-	return m.writableDisk(ctx)
+	undo(l.prep.disk.Close)
+	return l.writableDisk(ctx)
 }
 
-func (m *monitor) imageDisk(ctx context.Context, store *image.Store) error {
-	defer m.timeline.Phase("image-disk")()
-	cache, err := rootfs.OpenCache(filepath.Join(m.cfg.DataDir, "disks"))
+func (l *life) imageDisk(ctx context.Context, store *image.Store) error {
+	defer l.timeline.Phase("image-disk")()
+	cache, err := rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
 	if err != nil {
 		return err
 	}
-	m.prep.disk, err = cache.ImageDisk(ctx, store, m.prep.image, rootfs.DiskOptions{CacheKey: m.cfg.CacheKey, Cache: m.cfg.CacheActive})
+	l.prep.disk, err = cache.ImageDisk(ctx, store, l.prep.image, rootfs.DiskOptions{CacheKey: l.cfg.CacheKey, Cache: l.cfg.CacheActive})
 	return err
 }
 
 // containerSettings takes the two switches of the cache from the container's environment, and nothing else: an image
 // must not name a path of the host or widen a right.
-func (m *monitor) containerSettings() error {
+func (l *life) containerSettings() error {
 	for key, name := range map[string]string{"disk.cache": "ROOTFS_CACHE_ACTIVE", "disk.cache_key": "RUNCVM_CACHE_KEY"} {
-		v, ok := m.prep.spec.Lookup(name)
+		v, ok := l.prep.spec.Lookup(name)
 		if !ok {
 			continue
 		}
-		if err := m.cfg.Set(key, v, "the container's $"+name); err != nil {
+		if err := l.cfg.Set(key, v, "the container's $"+name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *monitor) writableDisk(ctx context.Context) error {
-	defer m.timeline.Phase("rootfs-disk")()
-	spec, err := json.Marshal(oci.Spec(m.prep.spec))
+func (l *life) writableDisk(ctx context.Context) error {
+	defer l.timeline.Phase("rootfs-disk")()
+	spec, err := json.Marshal(oci.Spec(l.prep.spec))
 	if err != nil {
 		return fmt.Errorf("write the container's specification: %w", err)
 	}
-	m.prep.rootfsUUID, m.prep.rootfsPath = uuid.NewString(), m.path(container.DiskFile)
-	return rootfs.CreateWritable(ctx, m.prep.rootfsPath, rootfs.WritableOptions{
-		Size: m.cfg.DiskSize, UUID: m.prep.rootfsUUID, Entrypoint: m.prep.spec.Args, Config: spec,
+	l.prep.rootfsUUID, l.prep.rootfsPath = uuid.NewString(), l.path(container.DiskFile)
+	return rootfs.CreateWritable(ctx, l.prep.rootfsPath, rootfs.WritableOptions{
+		Size: l.cfg.DiskSize, UUID: l.prep.rootfsUUID, Entrypoint: l.prep.spec.Args, Config: spec,
 	})
 }
 

@@ -21,7 +21,7 @@ import (
 // server answers on the monitor's socket from the moment the container's directory exists.
 type server struct {
 	ttrpc     *ttrpc.Server
-	container atomic.Pointer[sandbox.Container] // nil until it runs
+	container atomic.Pointer[sandbox.Container] // nil while no process runs
 	askedOnce sync.Once
 	// killAsked is closed when somebody asks for the end.
 	killAsked chan struct{}
@@ -52,7 +52,7 @@ func (s *server) close() error { return s.ttrpc.Close() }
 func (s *server) Signal(ctx context.Context, r *api.SignalRequest) (*api.SignalResponse, error) {
 	c := s.container.Load()
 	if c == nil {
-		return nil, errgrpc.ToGRPC(fmt.Errorf("the container does not run yet: %w", errdefs.ErrFailedPrecondition))
+		return nil, errgrpc.ToGRPC(fmt.Errorf("the container does not run: %w", errdefs.ErrFailedPrecondition))
 	}
 	err := c.Signal(ctx, int(r.GetSignal()))
 	if errors.Is(err, sandbox.ErrTransition) {

@@ -23,33 +23,38 @@ const (
 	readerGrace = 2 * time.Second
 )
 
-// supervise waits for the container's end, hands signals on meanwhile, and returns the exit code.
-func (m *monitor) supervise(ctx context.Context) int {
+// supervise lives the container's life that has begun, and returns the exit code.
+func (m *monitor) supervise(ctx context.Context, l *life) int {
+	return m.finish(l.live(ctx))
+}
+
+// live waits for the end of the container's process, hands signals on meanwhile, and ends the sandbox.
+func (l *life) live(ctx context.Context) sandbox.Exit {
 	running, ended := context.WithCancel(ctx)
 	defer ended()
 	finished := make(chan struct{})
 	var workers sync.WaitGroup
-	workers.Go(func() { m.forwardAll(running) })
-	workers.Go(func() { m.enforce(ctx, running.Done(), finished) })
-	exit, err := m.container.Wait(ctx)
+	workers.Go(func() { l.forwardAll(running) })
+	workers.Go(func() { l.enforce(ctx, running.Done(), finished) })
+	exit, err := l.container.Wait(ctx)
 	if err != nil {
 		exit = sandbox.Exit{Code: ExitFailure, Err: err}
 	}
 	ended()
-	code := m.finish(ctx, exit)
+	l.end(ctx, !l.req.Remove)
 	close(finished)
 	workers.Wait()
-	return code
+	return exit
 }
 
 // forwardAll hands signals to the container's process until it has ended. It does nothing else: a guest that does not
 // answer holds it up for the deadline of each signal.
-func (m *monitor) forwardAll(running context.Context) {
+func (l *life) forwardAll(running context.Context) {
 	for {
 		select {
-		case s := <-m.signals:
-			if err := m.forward(running, s); err != nil && running.Err() == nil {
-				m.logger.Warn("signal not delivered", "signal", s.String(), "error", err)
+		case s := <-l.signals:
+			if err := l.forward(running, s); err != nil && running.Err() == nil {
+				l.logger.Warn("signal not delivered", "signal", s.String(), "error", err)
 			}
 		case <-running.Done():
 			return
@@ -57,28 +62,28 @@ func (m *monitor) forwardAll(running context.Context) {
 	}
 }
 
-func (m *monitor) forward(ctx context.Context, s os.Signal) error {
+func (l *life) forward(ctx context.Context, s os.Signal) error {
 	n, ok := s.(syscall.Signal)
 	if !ok {
 		return fmt.Errorf("%s is no signal of this system", s)
 	}
-	return m.container.Signal(ctx, int(n))
+	return l.container.Signal(ctx, int(n))
 }
 
 // enforce brings the container to its end where it is asked for, by ever stronger means: the stop signal, SIGKILL, the end
 // of the VMM, and giving up the output that nobody reads. It ends when the monitor's work is finished: until then, whoever
 // asks for the end is heard.
-func (m *monitor) enforce(ctx context.Context, ended, finished <-chan struct{}) {
+func (l *life) enforce(ctx context.Context, ended, finished <-chan struct{}) {
 	var timeout, grace, obey, reader <-chan time.Time
-	if m.req.Timeout > 0 {
-		timeout = time.After(m.req.Timeout)
+	if l.req.Timeout > 0 {
+		timeout = time.After(l.req.Timeout)
 	}
-	callerGone, killAsked := m.callerGone, m.server.killAsked
+	callerGone, killAsked := l.callerGone, l.server.killAsked
 	// unread says that nobody waits for the output any more.
 	unread := false
 	kill := func() {
 		timeout, grace = nil, nil
-		if m.kill(ctx) {
+		if l.kill(ctx) {
 			obey = time.After(killGrace)
 		} else {
 			reader = time.After(readerGrace)
@@ -87,30 +92,30 @@ func (m *monitor) enforce(ctx context.Context, ended, finished <-chan struct{}) 
 	for {
 		select {
 		case <-timeout:
-			m.logger.Info("the container has run for as long as it may", "timeout", m.req.Timeout)
+			l.logger.Info("the container has run for as long as it may", "timeout", l.req.Timeout)
 			kill()
 		case <-callerGone:
-			m.logger.Info("the caller has ended, so the container is stopped", "signal", m.prep.spec.StopSignal.String())
+			l.logger.Info("the caller has ended, so the container is stopped", "signal", l.prep.spec.StopSignal.String())
 			callerGone, unread = nil, true
-			if err := m.forward(ctx, m.prep.spec.StopSignal); err != nil {
-				m.logger.Warn("the guest did not take the stop signal", "error", err)
+			if err := l.forward(ctx, l.prep.spec.StopSignal); err != nil {
+				l.logger.Warn("the guest did not take the stop signal", "error", err)
 				kill()
 			} else {
 				grace = time.After(stopGrace)
 			}
 		case <-grace:
-			m.logger.Info("the container has not stopped in time, so it is killed", "grace", stopGrace)
+			l.logger.Info("the container has not stopped in time, so it is killed", "grace", stopGrace)
 			kill()
 		case <-killAsked:
 			killAsked, unread = nil, true
 			kill()
 		case <-obey:
-			m.logger.Warn("the container has not ended by SIGKILL, so its VMM is killed", "grace", killGrace)
-			m.prep.sandbox.Kill()
+			l.logger.Warn("the container has not ended by SIGKILL, so its VMM is killed", "grace", killGrace)
+			l.prep.sandbox.Kill()
 			reader = time.After(readerGrace)
 		case <-reader:
 			if unread {
-				m.container.Abandon()
+				l.container.Abandon()
 			}
 		case <-ended:
 			// From here on the container's end is only written down.
@@ -122,25 +127,20 @@ func (m *monitor) enforce(ctx context.Context, ended, finished <-chan struct{}) 
 }
 
 // kill ends the container's process. Where the guest does not take the signal it kills the VMM, and returns false.
-func (m *monitor) kill(ctx context.Context) bool {
-	err := m.container.Signal(ctx, int(syscall.SIGKILL))
+func (l *life) kill(ctx context.Context) bool {
+	err := l.container.Signal(ctx, int(syscall.SIGKILL))
 	if err == nil {
 		return true
 	}
 	if !errors.Is(err, sandbox.ErrTransition) {
-		m.logger.Warn("the guest did not take SIGKILL, so the VMM is killed", "error", err)
+		l.logger.Warn("the guest did not take SIGKILL, so the VMM is killed", "error", err)
 	}
-	m.prep.sandbox.Kill()
+	l.prep.sandbox.Kill()
 	return false
 }
 
-// finish ends the sandbox, writes the container's end and gives everything up.
-func (m *monitor) finish(ctx context.Context, exit sandbox.Exit) int {
-	if m.req.Remove {
-		m.prep.sandbox.Kill() // its disk goes too
-	} else if err := m.prep.sandbox.Shutdown(ctx); err != nil && exit.Err == nil {
-		m.logger.Warn("the guest did not shut down in order; its disk is checked at the next start", "error", err)
-	}
+// finish writes the container's end and gives everything up.
+func (m *monitor) finish(exit sandbox.Exit) int {
 	lost, why := m.output.Lost()
 	m.update(func(r *container.Record) {
 		r.State, r.ExitCode, r.OOMKilled = string(sandbox.Stopped), exit.Code, exit.OOMKilled
@@ -155,9 +155,7 @@ func (m *monitor) finish(ctx context.Context, exit sandbox.Exit) int {
 	if lost > 0 {
 		m.tell("the log is incomplete", fmt.Errorf("%d bytes of output are not in its log: %w", lost, why))
 	}
-	for _, err := range []error{
-		m.server.close(), m.output.Close(), m.prep.disk.Close(), m.files.Close(m.req.Name, m.req.Remove),
-	} {
+	for _, err := range []error{m.server.close(), m.output.Close(), m.files.Close(m.req.Name, m.req.Remove)} {
 		if err != nil {
 			m.tell("something is left over", err)
 		}

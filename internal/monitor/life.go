@@ -1,0 +1,162 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/runcvm/runcvm/internal/cleanup"
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/logfile"
+	"github.com/runcvm/runcvm/internal/sandbox"
+	"github.com/runcvm/runcvm/internal/timeline"
+)
+
+// life is one boot of the container: its disks, its sandbox, its process, until all of that has ended. A monitor has one
+// after the other, as many as the restart policy and the verbs ask for. Legal order: begin, live.
+type life struct {
+	*monitor
+	timeline  *timeline.Recorder
+	prep      prepared
+	container *sandbox.Container
+	// began is when the container's process ran.
+	began time.Time
+}
+
+// newLife returns a life that has not begun; zero is when it was asked for.
+func (m *monitor) newLife(zero time.Time) *life {
+	return &life{monitor: m, timeline: timeline.New(zero)}
+}
+
+// begin brings the container up. After an error nothing of this life is left but what is to be kept of any: disk and logs.
+func (l *life) begin(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var undo cleanup.Stack
+	defer func() {
+		if err == nil {
+			return
+		}
+		if c := context.Cause(ctx); c != nil && !errors.Is(err, c) {
+			err = fmt.Errorf("%w: %w", c, err)
+		}
+		err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
+	}()
+	if err := l.bringUp(ctx, cancel, &undo); err != nil {
+		return err
+	}
+	l.began = time.Now()
+	l.server.container.Store(l.container)
+	l.update(func(r *container.Record) { r.State, r.Started = string(sandbox.Running), l.began })
+	if err := l.files.WriteTimeline(l.timeline.Timeline()); err != nil {
+		l.logger.Error("timeline not written", "error", err)
+	}
+	undo.Release()
+	return nil
+}
+
+// bringUp is the part of a start that ends early when somebody asks for it.
+func (l *life) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo *cleanup.Stack) (err error) {
+	stop := l.abortOn(cancel)
+	defer func() {
+		stop()
+		if err == nil {
+			// Who asked for the end when all was done already is not to be overheard.
+			err = context.Cause(ctx)
+		}
+	}()
+	if err := l.prepare(ctx, undo); err != nil {
+		return err
+	}
+	l.update(func(r *container.Record) {
+		r.ImageDigest, r.Command = l.prep.image.Digest.String(), l.prep.spec.Args
+		r.VMM = container.VMM{Path: l.prep.vmm.path, Version: l.prep.sandbox.VMMVersion(), Emulated: l.prep.vmm.emulated}
+	})
+	if err := l.prep.sandbox.Boot(ctx, l.prep.files()); err != nil {
+		return err
+	}
+	if err := l.prep.disk.Opened(); err != nil {
+		return err
+	}
+	if l.container, err = l.prep.sandbox.Create(ctx, l.req.ID, l.prep.disk.UUID, l.prep.rootfsUUID); err != nil {
+		return err
+	}
+	l.update(func(r *container.Record) {
+		if r.State == string(sandbox.Creating) {
+			r.State = string(sandbox.Created)
+		}
+		r.Kernel = l.prep.sandbox.KernelRelease()
+	})
+	streams, err := l.streams()
+	if err != nil {
+		return err
+	}
+	return l.container.Start(ctx, streams)
+}
+
+// abortOn ends the start on a signal that asks for an end, or when the caller is gone, until the returned function is
+// called.
+func (l *life) abortOn(cancel context.CancelCauseFunc) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case s := <-l.signals:
+				if s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGHUP {
+					cancel(fmt.Errorf("interrupted by %s", s))
+				}
+			case <-l.callerGone:
+				cancel(errors.New("the caller has ended"))
+				return
+			case <-l.server.killAsked:
+				cancel(errors.New("it was removed while it was starting"))
+				return
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
+}
+
+// streams are the container's standard files: the log, and the caller's unless detached.
+func (l *life) streams() (sandbox.Streams, error) {
+	var err error
+	// A log whose disk is full must not end the container's output.
+	log := logfile.NewOutput(l.output.Lossy())
+	s := sandbox.Streams{Stdout: log.Stream("stdout"), Stderr: log.Stream("stderr")}
+	switch {
+	case l.req.Stdin && l.req.Detach:
+		// Like Docker's: open, and silent until somebody attaches.
+		if s.Stdin, _, err = os.Pipe(); err != nil {
+			return s, fmt.Errorf("make a pipe: %w", err)
+		}
+	case l.req.Stdin:
+		s.Stdin = os.Stdin
+	}
+	if !l.req.Detach {
+		s.Stdout, s.Stderr = io.MultiWriter(s.Stdout, os.Stdout), io.MultiWriter(s.Stderr, os.Stderr)
+	}
+	return s, nil
+}
+
+// end gives up what this life holds. keep says that the writable disk is wanted again.
+func (l *life) end(ctx context.Context, keep bool) {
+	l.server.container.Store(nil)
+	if !keep {
+		l.prep.sandbox.Kill() // its disk goes too
+	} else if err := l.prep.sandbox.Shutdown(ctx); err != nil {
+		l.logger.Warn("the guest did not shut down in order; its disk is checked at the next start", "error", err)
+	}
+	if err := l.prep.disk.Close(); err != nil {
+		l.tell("something is left over", err)
+	}
+}
