@@ -30,6 +30,9 @@ type Options struct {
 	CacheDir string
 }
 
+// Roots are where a guest kernel is looked for: the one that set-up unpacks, then the host's own.
+var Roots = []string{"/usr/local/lib/runcvm/kernel", "/"}
+
 // Kernel is a kernel that was checked.
 type Kernel struct {
 	// Vmlinux is the uncompressed ELF image with a PVH entry, for x86-64.

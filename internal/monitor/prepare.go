@@ -3,10 +3,8 @@ package monitor
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -18,6 +16,7 @@ import (
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/kernel"
 	"github.com/runcvm/runcvm/internal/oci"
+	"github.com/runcvm/runcvm/internal/programs"
 	"github.com/runcvm/runcvm/internal/rootfs"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
@@ -41,9 +40,6 @@ func (p *prepared) files() sandbox.BootFiles {
 		{ID: "rootfs", Path: p.rootfsPath},
 	}}
 }
-
-// kernelRoots are where a guest kernel is looked for: the one that set-up unpacks, then the host's own.
-var kernelRoots = []string{"/usr/local/lib/runcvm/kernel", "/"}
 
 const (
 	// guestOverhead is what a guest's kernel and agent need beside the container's limit, in bytes.
@@ -103,15 +99,15 @@ func (l *life) sandboxConfig() sandbox.Config {
 func (l *life) prepareKernel(ctx context.Context) error {
 	defer l.timeline.Phase("kernel-files")()
 	cache := filepath.Join(l.cfg.DataDir, "kernels")
-	k, err := kernel.Find(ctx, kernel.Options{Path: l.cfg.Kernel, Roots: kernelRoots, CacheDir: cache})
+	k, err := kernel.Find(ctx, kernel.Options{Path: l.cfg.Kernel, Roots: kernel.Roots, CacheDir: cache})
 	if err != nil {
 		return err
 	}
-	agent, err := findAgent(l.cfg.Agent)
+	agent, err := programs.Agent(l.cfg.Agent)
 	if err != nil {
 		return err
 	}
-	crun, err := findProgram(l.cfg.Crun)
+	crun, err := programs.Find(l.cfg.Crun)
 	if err != nil {
 		return fmt.Errorf("crun, which runs containers in the guest: %w", err)
 	}
@@ -182,24 +178,4 @@ func (l *life) writableDisk(ctx context.Context) error {
 	return rootfs.CreateWritable(ctx, l.prep.rootfsPath, rootfs.WritableOptions{
 		Size: l.cfg.DiskSize, UUID: l.prep.rootfsUUID, Entrypoint: l.prep.spec.Args, Config: spec,
 	})
-}
-
-// findAgent is the agent's path: the configured one, or beside the command, or where "make install" puts it.
-func findAgent(configured string) (string, error) {
-	if configured != "" {
-		return configured, nil
-	}
-	const name = "runcvm-guest"
-	self, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("find the guest's agent: %w", err)
-	}
-	for _, dir := range []string{filepath.Dir(self), "/usr/local/lib/runcvm", "/usr/lib/runcvm"} {
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", errors.New("the guest's agent, runcvm-guest, is neither beside runcvm nor in /usr/local/lib/runcvm; " +
-		"install it, or set guest.agent")
 }

@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/programs"
 )
 
 // vmm is the program that runs guests here.
@@ -21,12 +20,12 @@ type vmm struct {
 // it stand in.
 func chooseVMM(cfg *config.Config) (vmm, error) {
 	if cfg.VMM != "" {
-		path, err := findProgram(cfg.VMM)
+		path, err := programs.Find(cfg.VMM)
 		return vmm{path: path, emulated: isEmulator(path)}, err
 	}
 	var why error
 	if cfg.Emulation != "always" {
-		path, err := findProgram(cfg.Firecracker)
+		path, err := programs.Find(cfg.Firecracker)
 		if err == nil {
 			err = kvmUsable()
 		}
@@ -38,7 +37,7 @@ func chooseVMM(cfg *config.Config) (vmm, error) {
 		}
 		why = err
 	}
-	path, err := findProgram(cfg.Emulator)
+	path, err := programs.Find(cfg.Emulator)
 	if err != nil {
 		return vmm{}, errors.Join(err, why)
 	}
@@ -54,29 +53,4 @@ func kvmUsable() error {
 		return fmt.Errorf("KVM: %v", err) //nolint:errorlint // only the text: the sentinel would be taken for the container's
 	}
 	return f.Close()
-}
-
-// findProgram resolves a name: a path as it is, otherwise beside the command, then by $PATH.
-func findProgram(name string) (string, error) {
-	if strings.Contains(name, "/") {
-		path, err := filepath.Abs(name)
-		if err == nil {
-			_, err = os.Stat(path)
-		}
-		if err != nil {
-			return "", fmt.Errorf("program %s cannot be used: %v", name, err) //nolint:errorlint // as above
-		}
-		return path, nil
-	}
-	if self, err := os.Executable(); err == nil {
-		path := filepath.Join(filepath.Dir(self), name)
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("program %s is neither beside runcvm nor in $PATH", name)
-	}
-	return path, nil
 }
