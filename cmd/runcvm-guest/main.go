@@ -1,4 +1,5 @@
-// Command runcvm-guest is the guest agent, PID 1 of every microVM. It has no flags: the host sets it up over vsock.
+// Command runcvm-guest is the guest agent, PID 1 of every microVM. It has no flags: the host sets it up over vsock. Under the name
+// of a container's init it is that instead.
 package main
 
 import (
@@ -13,6 +14,9 @@ import (
 var version = "dev"
 
 func main() {
+	if guest.IsContainerInit(os.Args) {
+		os.Exit(guest.ContainerInit(os.Args))
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "runcvm-guest runs as PID 1 of a microVM and nowhere else")
 		os.Exit(1)

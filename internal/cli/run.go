@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 )
@@ -28,14 +27,15 @@ type runFlags struct {
 	request    monitor.Request
 	envFiles   []string
 	entrypoint string
-	memory     string
 	size       string
 	kernel     string
 	timeout    string
+	options    optionFlags
 }
 
-func (a *app) runCommand() *cobra.Command {
-	var f runFlags
+func (a *app) runCommand() *cobra.Command { return a.runCommandWith(new(runFlags)) }
+
+func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
 		Short: "Run a command of an image in a microVM",
@@ -43,7 +43,7 @@ func (a *app) runCommand() *cobra.Command {
 			"be run, 126 that it cannot be executed, 127 that it was not found.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.request(cmd, &f, args); err != nil {
+			if err := a.request(cmd, f, args); err != nil {
 				return &exitError{err, monitor.ExitFailure}
 			}
 			return a.run(cmd.Context(), f.request)
@@ -61,15 +61,16 @@ func (a *app) runCommand() *cobra.Command {
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "file with a variable a line")
 	flags.StringVarP(&r.Options.Cwd, "workdir", "w", "", "working directory")
 	flags.StringVarP(&r.Options.User, "user", "u", "", "user NAME|UID[:GROUP|GID]")
-	flags.StringVar(&r.Options.Hostname, "hostname", "", "host name (default: the id's first 12 digits)")
+	flags.Bool("help", false, "help for run") // without cobra's -h, which is the host name as in Docker
+	flags.StringVarP(&r.Options.Hostname, "hostname", "h", "", "host name (default: the id's first 12 digits)")
 	flags.StringVar(&f.entrypoint, "entrypoint", "", "program in place of the image's entrypoint; empty: none")
 	flags.BoolVar(&r.Options.ReadOnly, "read-only", false, "make the root file system read-only")
 	flags.StringArrayVar(&r.Options.Tmpfs, "tmpfs", nil, "file system in memory, PATH[:OPTIONS]")
-	flags.StringVarP(&f.memory, "memory", "m", "", "limit of the container's memory (512m, 2g)")
-	flags.Float64Var(&r.Options.CPUs, "cpus", 0, "limit in processors (1.5)")
+	f.options.register(flags, &r.Options)
 	flags.StringVar(&f.size, "size", "", "size of the writable disk (10g)")
 	flags.StringVar(&f.kernel, "kernel", "", "guest kernel: vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
 	flags.StringVar(&f.timeout, "timeout", "", "kill it after this time: seconds, or a duration (90s, 10m)")
+	f.options.refuse(flags)
 	return cmd
 }
 
@@ -91,15 +92,7 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 	env, err := environment(f.envFiles, r.Options.Env)
 	r.Options.Env = env
 	errs = append(errs, err)
-	if f.memory != "" {
-		if r.Options.Memory, err = config.ParseSize(f.memory); err == nil && r.Options.Memory < leastMemory {
-			err = fmt.Errorf("%s is less than the least, %s", f.memory, config.FormatSize(leastMemory))
-		}
-		errs = append(errs, flagError("memory", err))
-	}
-	if c := r.Options.CPUs; cmd.Flags().Changed("cpus") && (c < 0.01 || c > 32) {
-		errs = append(errs, fmt.Errorf("--cpus %g: from 0.01 to 32", c))
-	}
+	errs = append(errs, f.options.apply(&r.Options, cmd.Flags().Changed)...)
 	if f.size != "" {
 		errs = append(errs, flagError("size", a.cfg.Set("disk.size", f.size, "--size")))
 	}
@@ -114,9 +107,6 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 	errs = append(errs, r.Options.Check())
 	return errors.Join(errs...)
 }
-
-// leastMemory is the least that a limit may be, as in Docker.
-const leastMemory = 6 << 20
 
 func flagError(name string, err error) error {
 	if err == nil {
@@ -143,31 +133,10 @@ func newID() string {
 	return hex.EncodeToString(b)
 }
 
-// environment reads the files, then the flags, by Docker's rules: NAME alone takes this process's value, or is left out
-// where there is none; in files, lines that are empty or begin with # do not count.
+// environment is what the files, then the flags say, by Docker's rules: NAME alone takes this process's value, or is left out
+// where there is none.
 func environment(files, flags []string) ([]string, error) {
-	var env []string
-	var errs []error
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("--env-file: %w", err))
-			continue
-		}
-		lines := bufio.NewScanner(bytes.NewReader(b))
-		lines.Buffer(nil, len(b)+1)
-		for n := 1; lines.Scan(); n++ {
-			line := strings.TrimLeft(lines.Text(), " \t")
-			if line == "" || line[0] == '#' {
-				continue
-			}
-			if name, _, _ := strings.Cut(line, "="); name == "" || strings.ContainsAny(name, " \t") {
-				errs = append(errs, fmt.Errorf("--env-file %s: line %d: %q is no name of a variable", file, n, name))
-				continue
-			}
-			env = append(env, line)
-		}
-	}
+	env, err := entriesOf("env-file", files)
 	var resolved []string
 	for _, e := range append(env, flags...) {
 		if !strings.Contains(e, "=") {
@@ -179,7 +148,34 @@ func environment(files, flags []string) ([]string, error) {
 		}
 		resolved = append(resolved, e)
 	}
-	return resolved, errors.Join(errs...)
+	return resolved, err
+}
+
+// entriesOf reads files with an entry NAME=VALUE or NAME a line; lines that are empty or begin with # do not count.
+func entriesOf(flag string, files []string) ([]string, error) {
+	var entries []string
+	var errs []error
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+			continue
+		}
+		lines := bufio.NewScanner(bytes.NewReader(b))
+		lines.Buffer(nil, len(b)+1)
+		for n := 1; lines.Scan(); n++ {
+			line := strings.TrimLeft(lines.Text(), " \t")
+			if line == "" || line[0] == '#' {
+				continue
+			}
+			if name, _, _ := strings.Cut(line, "="); name == "" || strings.ContainsAny(name, " \t") {
+				errs = append(errs, fmt.Errorf("--%s %s: line %d: %q is no name", flag, file, n, name))
+				continue
+			}
+			entries = append(entries, line)
+		}
+	}
+	return entries, errors.Join(errs...)
 }
 
 func (a *app) run(ctx context.Context, req monitor.Request) error {

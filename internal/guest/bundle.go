@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,14 @@ type process struct {
 	user execUser
 	// mounts are where something is mounted over the root file system.
 	mounts []string
+	// sysctls are the kernel parameters that the agent sets, by their paths below /proc/sys: those that are the whole guest's.
+	sysctls map[string]string
+}
+
+// userLookup finds users and groups in the container's own files.
+type userLookup struct {
+	user   func(spec string) (execUser, error)
+	groups func(names []string) ([]uint32, error)
 }
 
 // writeBundle makes crun's bundle from what the host staged on the container's disk. The specification is passed on as it is,
@@ -53,7 +62,10 @@ func (c *container) writeBundle() (*process, error) {
 	}
 	defer unix.Close(rootfs)
 	config, p, err := completeConfig(raw, args, c.rootfs(), c.cgroupsPath(),
-		func(spec string) (execUser, error) { return resolveUser(rootfs, spec) })
+		userLookup{
+			user:   func(spec string) (execUser, error) { return resolveUser(rootfs, spec) },
+			groups: func(names []string) ([]uint32, error) { return resolveGroups(rootfs, names) },
+		})
 	if err != nil {
 		return nil, fmt.Errorf("the container's configuration: %w", err)
 	}
@@ -123,8 +135,7 @@ func (o object) set(key string, v any) error {
 }
 
 // completeConfig sets the fields of the host's specification that only the guest knows.
-func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, resolve func(string) (execUser, error)) (
-	[]byte, *process, error) {
+func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, lookup userLookup) ([]byte, *process, error) {
 	var spec, root, proc, linux object
 	var annotations map[string]string
 	if err := json.Unmarshal(raw, &spec); err != nil {
@@ -139,30 +150,20 @@ func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, resol
 		return nil, nil, errors.New("process, root or linux is missing")
 	}
 	p := &process{args: args}
-	var mounts []struct{ Destination string }
-	if err := spec.get("mounts", &mounts); err != nil {
+	if err := p.read(spec, proc, linux); err != nil {
 		return nil, nil, err
 	}
-	for _, m := range mounts {
-		p.mounts = append(p.mounts, m.Destination)
-	}
-	if err := errors.Join(proc.get("env", &p.env), proc.get("cwd", &p.cwd), proc.get("user", &p.user)); err != nil {
+	if err := p.resolve(annotations, lookup); err != nil {
 		return nil, nil, err
 	}
-	if name, ok := annotations[guestapi.UserAnnotation]; ok {
-		user, err := resolve(name)
-		if err != nil {
+	if annotations[guestapi.InitAnnotation] != "" {
+		if err := addInit(spec); err != nil {
 			return nil, nil, err
 		}
-		user.Umask = p.user.Umask
-		user.addGroups(p.user.AdditionalGids)
-		p.user = user
-		if !hasEnv(p.env, "HOME") {
-			p.env = append(p.env, "HOME="+user.home)
-		}
-		// The container and its hooks have no use for it.
-		delete(annotations, guestapi.UserAnnotation)
+		args = append([]string{guestapi.InitPath, "--"}, args...)
 	}
+	// The container and its hooks have no use for them.
+	maps.DeleteFunc(annotations, func(key, _ string) bool { return strings.HasPrefix(key, guestapi.AnnotationPrefix) })
 	err = errors.Join(
 		proc.set("args", args), proc.set("env", p.env), proc.set("user", p.user), spec.set("process", proc),
 		root.set("path", rootfs), spec.set("root", root),
@@ -176,6 +177,67 @@ func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, resol
 	}
 	out, err := json.Marshal(spec)
 	return out, p, err
+}
+
+// read takes what the agent needs to know out of the specification, and of linux.sysctl what the agent sets itself.
+func (p *process) read(spec, proc, linux object) error {
+	var mounts []struct{ Destination string }
+	if err := spec.get("mounts", &mounts); err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		p.mounts = append(p.mounts, m.Destination)
+	}
+	var sysctls map[string]string
+	err := errors.Join(proc.get("env", &p.env), proc.get("cwd", &p.cwd), proc.get("user", &p.user), linux.get("sysctl", &sysctls))
+	if err != nil || sysctls == nil {
+		return err
+	}
+	p.sysctls = takeGuestSysctls(sysctls)
+	return linux.set("sysctl", sysctls)
+}
+
+// resolve finds the process's user and groups in the container's own files.
+func (p *process) resolve(annotations map[string]string, lookup userLookup) error {
+	if name, ok := annotations[guestapi.UserAnnotation]; ok {
+		user, err := lookup.user(name)
+		if err != nil {
+			return err
+		}
+		user.Umask = p.user.Umask
+		user.addGroups(p.user.AdditionalGids)
+		p.user = user
+		if !hasEnv(p.env, "HOME") {
+			p.env = append(p.env, "HOME="+user.home)
+		}
+	}
+	// As in Docker, the process's own group is one of the further ones too.
+	gids := append([]uint32{p.user.GID}, p.user.AdditionalGids...)
+	if names := annotations[guestapi.GroupsAnnotation]; names != "" {
+		further, err := lookup.groups(strings.Split(names, ","))
+		if err != nil {
+			return err
+		}
+		gids = append(gids, further...)
+	}
+	p.user.AdditionalGids = nil
+	p.user.addGroups(gids)
+	return nil
+}
+
+// addInit puts the agent's own program, which is the container's init under another name, at its place in the container.
+func addInit(spec object) error {
+	var mounts []json.RawMessage
+	if err := spec.get("mounts", &mounts); err != nil {
+		return err
+	}
+	m, err := json.Marshal(map[string]any{
+		"destination": guestapi.InitPath, "type": "bind", "source": agentPath, "options": []string{"bind", "ro"},
+	})
+	if err != nil {
+		return err
+	}
+	return spec.set("mounts", append(mounts, m))
 }
 
 func hasEnv(env []string, name string) bool {

@@ -3,6 +3,7 @@ package guest
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -64,9 +65,16 @@ const hostSpec = `{"ociVersion":"1.0.2","hostname":"h","futureField":{"a":[1,2.5
  "annotations":{"dev.runcvm.user":"app","other":"x"},
  "linux":{"maskedPaths":["/proc/kcore"],"resources":{"memory":{"limit":12345678901234}}}}`
 
+func groups(names []string) ([]uint32, error) {
+	if !reflect.DeepEqual(names, []string{"audio", "42"}) {
+		return nil, fmt.Errorf("resolved %q", names)
+	}
+	return []uint32{29, 42}, nil
+}
+
 func complete(t *testing.T, spec string, resolve func(string) (execUser, error)) (map[string]any, *process, error) {
 	t.Helper()
-	out, p, err := completeConfig([]byte(spec), []string{"cmd", "arg"}, "/rootfs", "/runcvm/c", resolve)
+	out, p, err := completeConfig([]byte(spec), []string{"cmd", "arg"}, "/rootfs", "/runcvm/c", userLookup{resolve, groups})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,7 +102,7 @@ func TestCompleteConfig(t *testing.T) {
 	d := json.NewDecoder(strings.NewReader(`{"ociVersion":"1.0.2","hostname":"h","futureField":{"a":[1,2.50]},
 	 "root":{"path":"/rootfs","readonly":true},
 	 "process":{"args":["cmd","arg"],"env":["PATH=/bin","HOME=/home/app"],"cwd":"/w",
-	   "user":{"uid":1000,"gid":1001,"umask":18,"additionalGids":[1002,7]},"capabilities":{"bounding":["CAP_KILL"]}},
+	   "user":{"uid":1000,"gid":1001,"umask":18,"additionalGids":[1001,1002,7]},"capabilities":{"bounding":["CAP_KILL"]}},
 	 "mounts":[{"destination":"/proc","type":"proc"},{"destination":"/data"}],
 	 "annotations":{"other":"x"},
 	 "linux":{"maskedPaths":["/proc/kcore"],"cgroupsPath":"/runcvm/c","resources":{"memory":{"limit":12345678901234}}}}`))
@@ -110,6 +118,35 @@ func TestCompleteConfig(t *testing.T) {
 	}
 }
 
+func TestCompleteConfigAddsWhatTheHostAskedFor(t *testing.T) {
+	spec := strings.NewReplacer(`"dev.runcvm.user":"app"`, `"dev.runcvm.groups":"audio,42","dev.runcvm.init":"true"`,
+		`"linux":{`, `"linux":{"sysctl":{"net.core.somaxconn":"7","kernel.msgmax":"9","vm/x.y/z":"1"},`).Replace(hostSpec)
+	m, p, err := complete(t, spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(p.user.AdditionalGids, []uint32{6, 7, 29, 42}) {
+		t.Errorf("groups %v", p.user.AdditionalGids)
+	}
+	if want := map[string]string{"/net/core/somaxconn": "7", "/vm/x.y/z": "1"}; !reflect.DeepEqual(p.sysctls, want) {
+		t.Errorf("the agent sets %v", p.sysctls)
+	}
+	if crun := m["linux"].(map[string]any)["sysctl"]; !reflect.DeepEqual(crun, map[string]any{"kernel.msgmax": "9"}) {
+		t.Errorf("crun sets %v", crun)
+	}
+	args := m["process"].(map[string]any)["args"]
+	if !reflect.DeepEqual(args, []any{"/sbin/docker-init", "--", "cmd", "arg"}) || !reflect.DeepEqual(p.args, []string{"cmd", "arg"}) {
+		t.Errorf("runs %v, looks at %q", args, p.args)
+	}
+	mounts := m["mounts"].([]any)
+	if last := mounts[len(mounts)-1].(map[string]any); last["source"] != "/init" || last["destination"] != "/sbin/docker-init" {
+		t.Errorf("mounts %v", mounts)
+	}
+	if a := m["annotations"]; !reflect.DeepEqual(a, map[string]any{"other": "x"}) {
+		t.Errorf("annotations %v", a)
+	}
+}
+
 func TestCompleteConfigLeavesWhatTheHostHasDecided(t *testing.T) {
 	never := func(string) (execUser, error) {
 		t.Error("resolved a user that was not asked for")
@@ -119,7 +156,7 @@ func TestCompleteConfigLeavesWhatTheHostHasDecided(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.user.UID != 5 || p.user.GID != 6 || !reflect.DeepEqual(p.user.AdditionalGids, []uint32{7}) || hasEnv(p.env, "HOME") {
+	if p.user.UID != 5 || p.user.GID != 6 || !reflect.DeepEqual(p.user.AdditionalGids, []uint32{6, 7}) || hasEnv(p.env, "HOME") {
 		t.Errorf("%+v", p)
 	}
 	if u := m["process"].(map[string]any)["user"].(map[string]any); u["uid"] != json.Number("5") {

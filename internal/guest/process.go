@@ -54,6 +54,9 @@ func (a *agent) start(c *container, p *process, streams [3]bool) (pid int, err e
 	release := a.reaper.hold()
 	defer release()
 	if err = c.checkCommand(p); err == nil {
+		err = setSysctls(p.sysctls)
+	}
+	if err == nil {
 		err = a.runCrun(c, stdio)
 	}
 	closeAll(stdio[:])

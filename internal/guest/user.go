@@ -58,6 +58,24 @@ func lookUpUser(spec string, passwd, group io.Reader) (execUser, error) {
 	return out, nil
 }
 
+// resolveGroups finds groups by name or number in the container's own file.
+func resolveGroups(rootfs int, names []string) ([]uint32, error) {
+	group, err := openIn(rootfs, "etc/group")
+	if err != nil {
+		return nil, err
+	}
+	defer group.Close()
+	found, err := user.GetAdditionalGroups(names, group)
+	if err != nil {
+		return nil, fmt.Errorf("group-add %q: %w", names, err)
+	}
+	gids := make([]uint32, len(found))
+	for i, g := range found {
+		gids[i] = uint32(g)
+	}
+	return gids, nil
+}
+
 // openIn opens a regular file of the container for reading; its symbolic links cannot lead out of the container. A file that does
 // not exist reads as empty.
 func openIn(rootfs int, path string) (io.ReadCloser, error) {

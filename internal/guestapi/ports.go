@@ -32,7 +32,20 @@ const (
 
 // UserAnnotation is the key, in the staged OCI specification, of the user to run as in the form of an image's User field
 // (name|uid[:group|gid]); only the guest sees the container's /etc/passwd. It takes the place of process.user.
-const UserAnnotation = "dev.runcvm.user"
+const UserAnnotation = AnnotationPrefix + "user"
+
+// Further annotations of the staged specification that tell the agent what only the guest can do; the container's own spec has
+// none of them.
+const (
+	// AnnotationPrefix begins them all.
+	AnnotationPrefix = "dev.runcvm."
+	// GroupsAnnotation has further groups of the process, by name or number, separated by commas.
+	GroupsAnnotation = AnnotationPrefix + "groups"
+	// InitAnnotation is "true" where the command runs below InitPath.
+	InitAnnotation = AnnotationPrefix + "init"
+	// InitPath is where a container finds its init; as in Docker.
+	InitPath = "/sbin/docker-init"
+)
 
 // MaxContainerID is the longest container id, in bytes.
 const MaxContainerID = 128

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"path/filepath"
 	"sync"
 
@@ -41,12 +40,6 @@ func (p *prepared) files() sandbox.BootFiles {
 	}}
 }
 
-const (
-	// guestOverhead is what a guest's kernel and agent need beside the container's limit, in bytes.
-	guestOverhead = 128 << 20
-	mebibyte      = 1 << 20
-)
-
 // prepare makes the disks and runs the VMM, both at once, and leaves the sandbox ready to boot.
 func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 	var err error
@@ -76,13 +69,7 @@ func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 }
 
 func (l *life) sandboxConfig() sandbox.Config {
-	memory, cpus := l.cfg.Memory, l.cfg.CPUs
-	if l.req.Options.Memory > 0 {
-		memory = l.req.Options.Memory + guestOverhead
-	}
-	if l.req.Options.CPUs > 0 {
-		cpus = int(math.Ceil(l.req.Options.CPUs))
-	}
+	memory, cpus := guestSize(l.cfg, l.req.Options.Limits)
 	hostname := l.req.Options.Hostname
 	if hostname == "" {
 		hostname = container.Short(l.req.ID)
@@ -90,7 +77,7 @@ func (l *life) sandboxConfig() sandbox.Config {
 	return sandbox.Config{
 		ID: l.req.ID, VMM: l.prep.vmm.path, Dir: l.files.RunDir, Vsock: container.VsockSocket,
 		ConsoleLog: l.path(container.ConsoleLog), VMMLog: l.path(container.VMMLog),
-		KernelArgs: l.cfg.KernelArgs, MemoryMiB: (memory + mebibyte - 1) / mebibyte, VCPUs: cpus,
+		KernelArgs: l.cfg.KernelArgs, MemoryMiB: memory, VCPUs: cpus,
 		BootTimeout: l.cfg.BootTimeout, Hostname: hostname, LogLevel: l.cfg.LogLevel,
 		Log: l.logger, Timeline: l.timeline,
 	}

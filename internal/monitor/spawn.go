@@ -86,7 +86,10 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 		// A terminal's signals come to the caller, which forwards them; and a detached monitor outlives the session.
 		Setsid: true,
 	}
-	err = cmd.Start()
+	cpus, err := req.Options.CPUList()
+	if err == nil {
+		err = startOn(cmd, cpus)
+	}
 	statusW.Close()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("run the monitor: %w", err), requestW.Close())

@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// stopGrace is how long a container may take to end after its stop signal; Docker's default.
-	stopGrace = 10 * time.Second
 	// killGrace is how long a process may take to end after SIGKILL, then its VMM is killed. The guest's kernel may have
 	// gigabytes of memory to free, under emulation.
 	killGrace = 10 * time.Second
@@ -100,11 +98,11 @@ func (l *life) enforce(ctx context.Context, ended, finished <-chan struct{}) {
 			if err := l.forward(ctx, l.prep.spec.StopSignal); err != nil {
 				l.logger.Warn("the guest did not take the stop signal", "error", err)
 				kill()
-			} else {
-				grace = time.After(stopGrace)
+			} else if l.prep.spec.StopTimeout >= 0 {
+				grace = time.After(l.prep.spec.StopTimeout)
 			}
 		case <-grace:
-			l.logger.Info("the container has not stopped in time, so it is killed", "grace", stopGrace)
+			l.logger.Info("the container has not stopped in time, so it is killed", "grace", l.prep.spec.StopTimeout)
 			kill()
 		case <-killAsked:
 			killAsked, unread = nil, true

@@ -11,10 +11,13 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 	"unicode/utf8"
 
 	"github.com/moby/sys/signal"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/runcvm/runcvm/internal/guestapi"
 )
 
 // Options are what a user asked for beside the image. Empty fields leave the image's.
@@ -30,12 +33,28 @@ type Options struct {
 	Hostname string   `json:"hostname,omitempty"`
 	ReadOnly bool     `json:"read_only,omitempty"`
 	// Tmpfs has entries PATH[:OPTIONS] as docker run --tmpfs takes them.
-	Tmpfs []string `json:"tmpfs,omitempty"`
-	// Memory is the limit of the container's memory in bytes; 0 is none.
-	Memory int64 `json:"memory,omitempty"`
-	// CPUs is the limit in processors, as in 1.5; 0 is none.
-	CPUs float64 `json:"cpus,omitempty"`
+	Tmpfs      []string `json:"tmpfs,omitempty"`
+	Domainname string   `json:"domainname,omitempty"`
+	// Init runs the command below an init that reaps and hands signals on.
+	Init bool `json:"init,omitempty"`
+	// Groups are further groups of the process, by name or number.
+	Groups []string `json:"groups,omitempty"`
+	// StopSignal replaces the image's.
+	StopSignal string `json:"stop_signal,omitempty"`
+	// StopTimeout is how many seconds the container may take to end after its stop signal; nil is DefaultStopTimeout, -1 forever.
+	StopTimeout *int `json:"stop_timeout,omitempty"`
+	// NoShm leaves /dev/shm out (--ipc none).
+	NoShm bool `json:"no_shm,omitempty"`
+	// Sysctls are kernel parameters by name.
+	Sysctls     map[string]string `json:"sysctls,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Limits
+	Security
 }
+
+// DefaultStopTimeout is Docker's, in seconds.
+const DefaultStopTimeout = 10
 
 // Container is a container with everything decided.
 type Container struct {
@@ -46,10 +65,19 @@ type Container struct {
 	Hostname string
 	ReadOnly bool
 	Tmpfs    []Tmpfs
-	Memory   int64
-	CPUs     float64
 	// StopSignal asks the container to end.
 	StopSignal syscall.Signal
+	// StopTimeout is how long it may take then; negative is without end.
+	StopTimeout time.Duration
+
+	Domainname  string
+	Init        bool
+	Groups      []string // by name or number, resolved in the guest
+	NoShm       bool
+	Sysctls     map[string]string
+	Annotations map[string]string
+	Limits
+	Security
 }
 
 // Tmpfs is one file system in memory.
@@ -73,13 +101,24 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 		Cwd:      path.Clean("/" + or(opt.Cwd, image.WorkingDir)),
 		Hostname: opt.Hostname,
 		ReadOnly: opt.ReadOnly,
-		Memory:   opt.Memory,
-		CPUs:     opt.CPUs,
+
+		StopTimeout: DefaultStopTimeout * time.Second,
+		Domainname:  opt.Domainname,
+		Init:        opt.Init,
+		Groups:      opt.Groups,
+		NoShm:       opt.NoShm,
+		Sysctls:     opt.Sysctls,
+		Annotations: opt.Annotations,
+		Limits:      opt.Limits,
+		Security:    opt.Security,
 	}
 	var errs []error
 	var err error
-	if c.StopSignal, err = signal.ParseSignal(or(image.StopSignal, "SIGTERM")); err != nil {
-		errs = append(errs, fmt.Errorf("the image's stop signal: %w", err))
+	if c.StopSignal, err = signal.ParseSignal(or(opt.StopSignal, image.StopSignal, "SIGTERM")); err != nil {
+		errs = append(errs, fmt.Errorf("the stop signal: %w", err))
+	}
+	if opt.StopTimeout != nil {
+		c.StopTimeout = time.Duration(*opt.StopTimeout) * time.Second
 	}
 	if len(c.Args) == 0 {
 		errs = append(errs, ErrNoCommand)
@@ -99,12 +138,35 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 	return c, errors.Join(errs...)
 }
 
-// Check refuses options that cannot be carried. It comes before the options are written as JSON, which would replace
+// Check says what is wrong with the options, all at once. It comes before the options are written as JSON, which would replace
 // invalid UTF-8 in silence.
 func (o Options) Check() error {
-	return errors.Join(checkText(Container{
-		Args: slices.Concat(o.Entrypoint, o.Cmd), Env: o.Env, User: o.User, Cwd: o.Cwd, Hostname: o.Hostname,
-	})...)
+	errs := checkText(Container{
+		Args: slices.Concat(o.Entrypoint, o.Cmd), Env: o.Env, User: o.User, Cwd: o.Cwd, Hostname: o.Hostname, Domainname: o.Domainname,
+		Groups: o.Groups, Sysctls: o.Sysctls, Annotations: o.Annotations, Security: o.Security,
+	})
+	errs = append(errs, o.Limits.check()...)
+	errs = append(errs, o.Security.check()...)
+	errs = append(errs, checkSysctls(o.Sysctls)...)
+	if o.StopSignal != "" {
+		if _, err := signal.ParseSignal(o.StopSignal); err != nil {
+			errs = append(errs, fmt.Errorf("--stop-signal %q: no signal; write a name like SIGTERM, or a number", o.StopSignal))
+		}
+	}
+	if o.StopTimeout != nil && *o.StopTimeout < -1 {
+		errs = append(errs, fmt.Errorf("--stop-timeout %d: a number of seconds, or -1 to wait without end", *o.StopTimeout))
+	}
+	for _, g := range o.Groups {
+		if g == "" || strings.ContainsAny(g, ":,\n") {
+			errs = append(errs, fmt.Errorf("--group-add %q: the name or number of a group", g))
+		}
+	}
+	for key := range o.Annotations {
+		if key == "" || strings.HasPrefix(key, guestapi.AnnotationPrefix) {
+			errs = append(errs, fmt.Errorf("--annotation %q: a name that is not empty and does not begin with %s", key, guestapi.AnnotationPrefix))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkText refuses what neither JSON nor execve can carry.
@@ -125,6 +187,14 @@ func checkText(c Container) []error {
 	check("user", c.User)
 	check("working directory", c.Cwd)
 	check("hostname", c.Hostname)
+	check("domain name", c.Domainname)
+	check("group", c.Groups...)
+	check("capability", slices.Concat(c.CapAdd, c.CapDrop)...)
+	for what, m := range map[string]map[string]string{"kernel parameter": c.Sysctls, "annotation": c.Annotations} {
+		for key, value := range m {
+			check(what, key, value)
+		}
+	}
 	if c.Hostname != "" && (len(c.Hostname) > 64 || strings.ContainsAny(c.Hostname, " \t\n/\x00")) {
 		errs = append(errs, fmt.Errorf("hostname %q: at most 64 bytes without spaces and slashes", c.Hostname))
 	}

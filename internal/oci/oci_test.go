@@ -88,7 +88,7 @@ func TestTheEnvironmentHasOneEntryAName(t *testing.T) {
 
 func TestTheSpecificationCarriesTheContainerWithoutItsCommand(t *testing.T) {
 	c, err := Resolve(ocispec.ImageConfig{User: "app"}, Options{
-		Cmd: []string{"secret-command"}, Cwd: "/w/../x", ReadOnly: true, Tmpfs: []string{"/t:size=1m,mode=700"}, Memory: 64 << 20, CPUs: 1.5,
+		Cmd: []string{"secret-command"}, Cwd: "/w/../x", ReadOnly: true, Tmpfs: []string{"/t:size=1m,mode=700"}, Limits: Limits{Memory: 64 << 20, CPUs: 1.5},
 	})
 	if err != nil {
 		t.Fatal(err)
