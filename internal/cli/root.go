@@ -79,7 +79,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.AddCommand(a.runCommand(), a.psCommand(), a.logsCommand(), a.rmCommand(), a.timelineCommand(),
 		a.importCommand(), a.imagesCommand(), a.rmiCommand(), a.cacheCommand(), a.configCommand())
-	root.AddCommand(a.completionCommand())
+	root.AddCommand(a.completionCommand(), a.doctorCommand())
 	a.completeArguments(root)
 	return root
 }
