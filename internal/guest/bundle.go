@@ -31,6 +31,8 @@ type process struct {
 	env  []string
 	cwd  string
 	user execUser
+	// terminal says that it gets one.
+	terminal bool
 	// mounts are where something is mounted over the root file system.
 	mounts []string
 	// sysctls are the kernel parameters that the agent sets, by their paths below /proc/sys: those that are the whole guest's.
@@ -189,7 +191,8 @@ func (p *process) read(spec, proc, linux object) error {
 		p.mounts = append(p.mounts, m.Destination)
 	}
 	var sysctls map[string]string
-	err := errors.Join(proc.get("env", &p.env), proc.get("cwd", &p.cwd), proc.get("user", &p.user), linux.get("sysctl", &sysctls))
+	err := errors.Join(proc.get("env", &p.env), proc.get("cwd", &p.cwd), proc.get("user", &p.user), linux.get("sysctl", &sysctls),
+		proc.get("terminal", &p.terminal))
 	if err != nil || sysctls == nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -17,47 +16,24 @@ import (
 	"github.com/runcvm/runcvm/internal/guestapi"
 )
 
-// phase is how far a container is. It only grows.
-type phase int
-
-const (
-	phaseCreating phase = iota
-	phaseCreated
-	phaseStarting
-	phaseRunning
-	phaseEnded
-	// phaseFailed is a container whose process could not be executed.
-	phaseFailed
-)
-
-func (p phase) String() string {
-	return [...]string{"not created yet", "created", "starting", "running", "ended", "failed"}[p]
-}
-
 // container is one container of the guest.
 type container struct {
+	// task is its own process; the mutex is the container's too.
+	task
 	id string
 	// dir holds its mounts and its bundle; see the methods below.
-	dir     string
-	streams [3]*stream
-	named   namedStreams
+	dir   string
+	named namedStreams
 	// process is set once, by Create, before the phase is phaseCreated.
 	process *process
-
-	mu    sync.Mutex
-	phase phase
-	pid   int
-	// ended is closed when the process has ended and exit is set, or when there will be no process.
-	ended chan struct{}
-	exit  exit
-	oom   bool
+	oom     bool
+	execs   execs
 }
 
 func newContainer(id string) *container {
-	c := &container{id: id, dir: filepath.Join(runDir, id), ended: make(chan struct{})}
-	for i := range c.streams {
-		c.streams[i] = newStream(guestapi.Stream(i))
-	}
+	c := &container{id: id, dir: filepath.Join(runDir, id)}
+	c.task.init("container " + id)
+	c.execs.init()
 	return c
 }
 
@@ -68,77 +44,13 @@ func (c *container) bundle() string      { return filepath.Join(c.dir, "bundle")
 func (c *container) cgroupsPath() string { return filepath.Join(cgroupParent, c.id) }
 func (c *container) cgroup() string      { return filepath.Join(cgroupDir, c.cgroupsPath()) }
 
-// advance moves the container from one phase to the next, or says why that is not legal.
-func (c *container) advance(from, to phase) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.phase != from {
-		return status.Errorf(codes.FailedPrecondition, "container %s is %s, not %s", c.id, c.phase, from)
-	}
-	c.phase = to
-	return nil
-}
-
-// began records the process's pid.
-func (c *container) began(pid int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.phase, c.pid = phaseRunning, pid
-}
-
-// failed records that the process could not be executed.
-func (c *container) failed() {
-	c.mu.Lock()
-	c.phase = phaseFailed
-	c.mu.Unlock()
-	close(c.ended)
-}
-
-// runningPid is the pid of the container's process; it may have ended since.
-func (c *container) runningPid() (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.phase != phaseRunning {
-		return 0, status.Errorf(codes.FailedPrecondition, "container %s is %s, not running", c.id, c.phase)
-	}
-	return c.pid, nil
-}
-
-// requireStarted says whether there is an exit to wait for.
-func (c *container) requireStarted() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.phase != phaseRunning && c.phase != phaseEnded {
-		return status.Errorf(codes.FailedPrecondition, "container %s is %s, not started", c.id, c.phase)
-	}
-	return nil
-}
-
-// waitEnded waits until the container has no process, nor will have one.
-func (c *container) waitEnded(timeout time.Duration) bool {
-	c.mu.Lock()
-	idle := c.phase == phaseCreating || c.phase == phaseCreated
-	c.mu.Unlock()
-	if idle {
-		return true
-	}
-	t := time.NewTimer(timeout)
-	defer t.Stop()
-	select {
-	case <-c.ended:
-		return true
-	case <-t.C:
-		return false
-	}
-}
-
 // finish records how the container's process ended.
 func (c *container) finish(e exit) {
 	oom := oomKilled(c.cgroup())
 	c.mu.Lock()
-	c.phase, c.exit, c.oom = phaseEnded, e, oom
+	c.oom = oom
 	c.mu.Unlock()
-	close(c.ended)
+	c.task.finish(e)
 	slog.Debug("container ended", "container", c.id, "code", e.code, "oom", oom)
 }
 

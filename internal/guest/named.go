@@ -47,14 +47,3 @@ func (n *namedStreams) find(id string, kind guestapi.Stream) *stream {
 	}
 	return nil
 }
-
-// findStream is the stream of this kind of the container's own process, or of what has this id.
-func (c *container) findStream(id string, kind guestapi.Stream) (*stream, error) {
-	if id == "" {
-		return c.streams[kind], nil
-	}
-	if s := c.named.find(id, kind); s != nil {
-		return s, nil
-	}
-	return nil, status.Errorf(codes.NotFound, "container %s has no process %q with a %s", c.id, id, kind)
-}

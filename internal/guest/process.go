@@ -44,51 +44,86 @@ const (
 	exitFailed        = 125
 )
 
+// launch is one run of crun that leaves a process behind.
+type launch struct {
+	task    *task
+	process *process
+	streams [3]bool
+	size    *guestapi.ConsoleSize
+	// check says why the command cannot be executed.
+	check func() error
+	// command is crun's, before the flags that launch adds and the container's id.
+	command          []string
+	id               string
+	pidFile, logFile string
+}
+
 // start runs the container's process. A *startError says that it could not be executed.
-func (a *agent) start(c *container, p *process, streams [3]bool) (pid int, err error) {
-	stdio, ours, err := openStdio(c, p, streams)
+func (a *agent) start(c *container, streams [3]bool, size *guestapi.ConsoleSize) (pid int, err error) {
+	pidFile := filepath.Join(c.dir, "pid")
+	pid, done, err := a.launch(&launch{
+		task: &c.task, process: c.process, streams: streams, size: size, pidFile: pidFile, logFile: filepath.Join(c.dir, "crun.log"),
+		check: func() error {
+			if err := c.checkCommand(c.process); err != nil {
+				return err
+			}
+			return setSysctls(c.process.sysctls)
+		},
+		command: []string{"run", "--detach", "--bundle", c.bundle(), "--pid-file", pidFile}, id: c.id,
+	})
 	if err != nil {
 		return 0, err
 	}
-	// The process's exit may come before its pid is read.
-	release := a.reaper.hold()
-	defer release()
-	if err = c.checkCommand(p); err == nil {
-		err = setSysctls(p.sysctls)
-	}
-	if err == nil {
-		err = a.runCrun(c, stdio)
-	}
-	closeAll(stdio[:])
-	if err != nil {
-		slog.Debug("the process was not executed", "container", c.id, "error", err)
-		discard(ours[guestapi.Stdout:])
-	}
-	a.pump(c, ours)
-	if err != nil {
-		return 0, explain(p, err)
-	}
-	if pid, err = readPid(c.pidFile()); err != nil {
-		return 0, err
-	}
-	done := a.reaper.claim(pid)
 	c.began(pid)
 	go func() { c.finish(<-done) }()
 	return pid, nil
 }
 
+// launch runs a process and returns where its exit will come.
+func (a *agent) launch(l *launch) (pid int, done <-chan exit, err error) {
+	stdio, ours, err := l.openStdio()
+	if err != nil {
+		return 0, nil, err
+	}
+	// The process's exit may come before its pid is read.
+	hold := a.reaper.hold()
+	defer hold.release()
+	if err = l.check(); err == nil {
+		err = a.runCrun(l, stdio)
+	}
+	closeAll(stdio[:])
+	if err != nil {
+		slog.Debug("the process was not executed", "process", l.task.name, "error", err)
+		discard(ours[guestapi.Stdout:])
+	}
+	l.task.pump(ours)
+	if err != nil {
+		return 0, nil, explain(l.process, err)
+	}
+	if pid, err = readPid(l.pidFile); err != nil {
+		return 0, nil, err
+	}
+	return pid, hold.claim(pid), nil
+}
+
 // pump starts moving the bytes of the process's streams. It is done even where the process could not be executed: then the host,
 // which may be opening them at this moment, gets their end and no error.
-func (a *agent) pump(c *container, ours [3]*os.File) {
-	for i, f := range ours {
-		if f == nil {
-			continue
-		}
-		go func() {
-			if err := c.streams[i].pump(f, c.ended); err != nil {
-				slog.Warn("a stream ended early", "container", c.id, "error", err)
+func (t *task) pump(ours [3]*os.File) {
+	run := func(f func() error) {
+		t.pumps.Go(func() {
+			if err := f(); err != nil {
+				slog.Warn("a stream ended early", "process", t.name, "error", err)
 			}
-		}()
+		})
+	}
+	if t.terminal != nil {
+		t.terminal.pump(t, run)
+		return
+	}
+	for i, f := range ours {
+		if f != nil {
+			run(func() error { return t.streams[i].pump(f, t.ended) })
+		}
 	}
 }
 
@@ -111,19 +146,18 @@ func closeAll(files []*os.File) {
 	}
 }
 
-func (c *container) pidFile() string { return filepath.Join(c.dir, "pid") }
-func (c *container) logFile() string { return filepath.Join(c.dir, "crun.log") }
-
-// openStdio opens the process's three standard files and the agent's ends of their pipes.
-func openStdio(c *container, p *process, streams [3]bool) (stdio [3]*os.File, ours [3]*os.File, err error) {
+// openStdio opens the process's three standard files and the agent's ends of their pipes. With a terminal crun opens them itself.
+func (l *launch) openStdio() (stdio [3]*os.File, ours [3]*os.File, err error) {
 	for i := range stdio {
 		kind := guestapi.Stream(i)
-		if !streams[i] {
-			c.streams[i].close()
+		if !l.streams[i] {
+			l.task.streams[i].close()
+		}
+		if !l.streams[i] || l.process.terminal {
 			stdio[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
 		} else if stdio[i], ours[i], err = pipeFor(kind); err == nil {
 			// The process may open /dev/stdout and the like again, which checks the owner.
-			err = stdio[i].Chown(int(p.user.UID), int(p.user.GID))
+			err = stdio[i].Chown(int(l.process.user.UID), int(l.process.user.GID))
 		}
 		if err != nil {
 			closeAll(stdio[:])
@@ -134,11 +168,21 @@ func openStdio(c *container, p *process, streams [3]bool) (stdio [3]*os.File, ou
 	return stdio, ours, nil
 }
 
-// runCrun starts the container and returns when crun has ended. The process inherits these three files and no others: all that
+// runCrun starts the process and returns when crun has ended. The process inherits these three files and no others: all that
 // the agent opens is closed on exec.
-func (a *agent) runCrun(c *container, stdio [3]*os.File) error {
-	argv := []string{"crun", "--root", crunRoot, "--cgroup-manager=cgroupfs", "--log=file:" + c.logFile(), "--log-format=json",
-		"run", "--detach", "--bundle", c.bundle(), "--pid-file", c.pidFile(), c.id}
+func (a *agent) runCrun(l *launch, stdio [3]*os.File) error {
+	argv := append([]string{"crun", "--root", crunRoot, "--cgroup-manager=cgroupfs", "--log=file:" + l.logFile, "--log-format=json"},
+		l.command...)
+	var console *console
+	if l.process.terminal {
+		var err error
+		if console, err = newConsole(); err != nil {
+			return err
+		}
+		defer console.close()
+		argv = append(argv, "--console-socket", console.path)
+	}
+	argv = append(argv, l.id)
 	files := make([]uintptr, len(stdio))
 	for i, f := range stdio {
 		files[i] = f.Fd()
@@ -161,10 +205,13 @@ func (a *agent) runCrun(c *container, stdio [3]*os.File) error {
 	}
 	e, ok := waitExit(done, crunTimeout)
 	if !ok {
-		return errors.Join(fmt.Errorf("crun did not start the container within %s", crunTimeout), a.reaper.signal(pid, unix.SIGKILL))
+		return errors.Join(fmt.Errorf("crun did not start the process within %s", crunTimeout), a.reaper.signal(pid, unix.SIGKILL))
 	}
 	if e.code != 0 {
-		return errors.New(crunMessage(c.logFile(), e.code))
+		return errors.New(crunMessage(l.logFile, e.code))
+	}
+	if console != nil {
+		return l.task.setTerminal(console, l.size)
 	}
 	return nil
 }
@@ -196,6 +243,10 @@ func explain(p *process, cause error) error {
 		return &startError{fmt.Sprintf("exec: %q: executable file not found in $PATH", p.args[0]), exitNotFound}
 	case strings.Contains(lower, "open executable"):
 		return &startError{fmt.Sprintf("exec: %q: permission denied", p.args[0]), exitNotExecutable}
+	case strings.HasPrefix(lower, "chdir") && strings.HasSuffix(lower, "no such file or directory"):
+		return &startError{fmt.Sprintf("chdir to %q: no such file or directory", p.cwd), exitNotFound}
+	case strings.HasPrefix(lower, "chdir"):
+		return &startError{text, exitNotExecutable}
 	}
 	return &startError{text, exitFailed}
 }

@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"sync"
@@ -25,13 +26,21 @@ type reaper struct {
 	// a signal is sent, so that a pid is never another process's.
 	mu      sync.Mutex
 	waiting map[int]chan exit
-	// unclaimed keeps exits that nobody asked for while holds is above 0; see hold.
-	unclaimed map[int]exit
-	holds     int
+	// unclaimed keeps exits that nobody asked for, for those of holds that are older.
+	unclaimed map[int]unclaimed
+	holds     map[*hold]bool
+	// reaped counts the exits.
+	reaped uint64
+}
+
+// unclaimed is an exit with its number among all.
+type unclaimed struct {
+	exit
+	number uint64
 }
 
 func startReaper() *reaper {
-	r := &reaper{waiting: map[int]chan exit{}, unclaimed: map[int]exit{}}
+	r := &reaper{waiting: map[int]chan exit{}, unclaimed: map[int]unclaimed{}, holds: map[*hold]bool{}}
 	sig := make(chan os.Signal, 1)
 	signal.Notify(sig, unix.SIGCHLD)
 	go func() {
@@ -63,11 +72,12 @@ func (r *reaper) reapOne() bool {
 	if status.Signaled() {
 		e.code = 128 + uint32(status.Signal())
 	}
+	r.reaped++
 	if c, ok := r.waiting[pid]; ok {
 		delete(r.waiting, pid)
 		c <- e
-	} else if r.holds > 0 {
-		r.unclaimed[pid] = e
+	} else if len(r.holds) > 0 {
+		r.unclaimed[pid] = unclaimed{e, r.reaped}
 	}
 	return true
 }
@@ -88,32 +98,46 @@ func (r *reaper) register(pid int) <-chan exit {
 	return c
 }
 
-// hold keeps every exit until release, so that claim finds it: a process that somebody else started may have ended before its pid
-// is known here.
-func (r *reaper) hold() (release func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.holds++
-	return sync.OnceFunc(func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.holds--; r.holds == 0 {
-			clear(r.unclaimed)
-		}
-	})
+// hold is a time in which every exit is kept.
+type hold struct {
+	r *reaper
+	// since is the number of exits before it.
+	since uint64
 }
 
-// claim returns where the exit of a process will come that was started, by somebody else, during a hold that still lasts.
-func (r *reaper) claim(pid int) <-chan exit {
+// hold keeps every exit until release, so that claim finds it: a process that somebody else started may have ended before its pid
+// is known here.
+func (r *reaper) hold() *hold {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ended := r.unclaimed[pid]
-	if !ended {
-		return r.register(pid)
+	h := &hold{r, r.reaped}
+	r.holds[h] = true
+	return h
+}
+
+// release forgets the exits that were kept for this hold alone. It is legal twice.
+func (h *hold) release() {
+	h.r.mu.Lock()
+	defer h.r.mu.Unlock()
+	delete(h.r.holds, h)
+	oldest := h.r.reaped
+	for other := range h.r.holds {
+		oldest = min(oldest, other.since)
 	}
-	delete(r.unclaimed, pid)
+	maps.DeleteFunc(h.r.unclaimed, func(_ int, u unclaimed) bool { return u.number <= oldest })
+}
+
+// claim returns where the exit of a process will come that was started, by somebody else, during the hold.
+func (h *hold) claim(pid int) <-chan exit {
+	h.r.mu.Lock()
+	defer h.r.mu.Unlock()
+	u, ended := h.r.unclaimed[pid]
+	if !ended || u.number <= h.since { // what is older had the same pid before
+		return h.r.register(pid)
+	}
+	delete(h.r.unclaimed, pid)
 	c := make(chan exit, 1)
-	c <- e
+	c <- u.exit
 	return c
 }
 

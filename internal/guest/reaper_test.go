@@ -53,19 +53,19 @@ func TestReaper(t *testing.T) {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			t.Fatal(err)
 		}
-		release := r.hold()
+		h := r.hold()
 		pid := orphan(t, r)
 		for !r.hasUnclaimed(pid) {
 			time.Sleep(time.Millisecond)
 		}
-		if e, ok := waitExit(r.claim(pid), 10*time.Second); !ok || e.code != 5 {
+		if e, ok := waitExit(h.claim(pid), 10*time.Second); !ok || e.code != 5 {
 			t.Errorf("%+v, want code 5", e)
 		}
 		pid = orphan(t, r)
 		for !r.hasUnclaimed(pid) {
 			time.Sleep(time.Millisecond)
 		}
-		release()
+		h.release()
 		if r.hasUnclaimed(pid) {
 			t.Error("an exit that nobody asked for is kept for ever")
 		}

@@ -80,7 +80,11 @@ func (s *service) Start(_ context.Context, r *guestapi.StartRequest) (*guestapi.
 		c.failed()
 		return nil, err
 	}
-	pid, err := s.a.start(c, c.process, [3]bool{r.Stdin, r.Stdout, r.Stderr})
+	if c.process.terminal && r.Stderr {
+		c.failed()
+		return nil, errTwoOutputs
+	}
+	pid, err := s.a.start(c, [3]bool{r.Stdin, r.Stdout, r.Stderr}, r.ConsoleSize)
 	if err != nil {
 		c.failed()
 	}
@@ -109,23 +113,27 @@ func (a *agent) setClockForFirst(hostNanos int64) error {
 }
 
 func (s *service) Wait(ctx context.Context, r *guestapi.WaitRequest) (*guestapi.WaitResponse, error) {
-	c, err := s.a.state.get(r.ContainerId)
+	c, t, err := s.a.state.task(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.requireStarted(); err != nil {
+	if err := t.requireStarted(); err != nil {
 		return nil, err
 	}
 	select {
-	case <-c.ended:
+	case <-t.ended:
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+	if r.ExecId != "" {
+		c.execs.answered(r.ExecId, t)
+		return &guestapi.WaitResponse{ExitCode: t.exit.code, ExitedUnixNanos: t.exit.at.UnixNano()}, nil
 	}
 	return &guestapi.WaitResponse{ExitCode: c.exit.code, ExitedUnixNanos: c.exit.at.UnixNano(), OomKilled: c.oom}, nil
 }
 
 func (s *service) Signal(_ context.Context, r *guestapi.SignalRequest) (*guestapi.SignalResponse, error) {
-	c, err := s.a.state.get(r.ContainerId)
+	c, t, err := s.a.state.task(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +141,19 @@ func (s *service) Signal(_ context.Context, r *guestapi.SignalRequest) (*guestap
 		return nil, status.Errorf(codes.InvalidArgument, "%d is no signal", r.Signal)
 	}
 	sig := unix.Signal(r.Signal)
-	if r.All {
+	switch {
+	case r.All && r.ExecId != "":
+		return nil, status.Error(codes.InvalidArgument, "all processes are the container's, not those of one exec")
+	case r.All:
 		err = signalCgroup(c.cgroup(), sig)
-	} else if pid, perr := c.runningPid(); perr != nil {
-		return nil, perr
-	} else if err = s.a.reaper.signal(pid, sig); errors.Is(err, unix.ESRCH) {
-		return nil, status.Errorf(codes.FailedPrecondition, "the process of container %s has ended", c.id)
+	default:
+		var pid int
+		if pid, err = t.runningPid(); err == nil {
+			err = s.a.reaper.signal(pid, sig)
+		}
+		if errors.Is(err, unix.ESRCH) {
+			err = status.Errorf(codes.FailedPrecondition, "the process of %s has ended", t.name)
+		}
 	}
 	if err != nil {
 		return nil, err

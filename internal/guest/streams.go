@@ -22,7 +22,7 @@ const (
 	// lingerTimeout is how long the agent waits for the host to close a connection that it has acknowledged.
 	lingerTimeout = 10 * time.Second
 	// maxOpening bounds the connections that have not named their stream yet.
-	maxOpening = 64
+	maxOpening = 256
 )
 
 // stream is one of a container's standard files: the place where the host's connection and the process's pipe meet, in either
@@ -35,10 +35,12 @@ type stream struct {
 	mu     sync.Mutex
 	opened bool
 	closed bool
+	// gone is closed with closed.
+	gone chan struct{}
 }
 
 func newStream(kind guestapi.Stream) *stream {
-	return &stream{kind: kind, conn: make(chan net.Conn, 1)}
+	return &stream{kind: kind, conn: make(chan net.Conn, 1), gone: make(chan struct{})}
 }
 
 // open hands a connection over. It fails when the stream has one, or takes none any more.
@@ -63,12 +65,22 @@ func (s *stream) open(c net.Conn) error {
 func (s *stream) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.gone)
+	}
 	select {
 	case c := <-s.conn:
 		c.Close()
 	default:
 	}
+}
+
+// isClosed says that the process does not use the stream.
+func (s *stream) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 // take waits for the host's connection.
@@ -78,6 +90,8 @@ func (s *stream) take() (net.Conn, error) {
 	select {
 	case c := <-s.conn:
 		return c, nil
+	case <-s.gone:
+		return nil, fmt.Errorf("%s is not used by this process", s.kind)
 	case <-t.C:
 		s.close()
 		return nil, fmt.Errorf("the host did not open %s within %s", s.kind, openTimeout)
@@ -112,22 +126,38 @@ func (a *agent) openStream(c net.Conn) {
 		c.Close()
 		return
 	}
-	var s *stream
-	ct, err := a.state.get(id)
-	if err == nil {
-		s, err = ct.findStream(process, kind)
-	}
+	s, err := a.findStream(id, process, kind)
 	if err == nil {
 		// The deadline was for the opening only. It goes first: open hands the connection over.
 		err = errors.Join(c.SetDeadline(time.Time{}), s.open(c))
 	}
 	if err != nil {
-		slog.Warn("a stream was refused", "container", id, "stream", kind, "error", err)
+		slog.Warn("a stream was refused", "container", id, "process", process, "stream", kind, "error", err)
 		if guestapi.Refuse(c, status.Convert(err).Message()) == nil {
 			linger(c)
 		}
 		c.Close()
 	}
+}
+
+// findStream returns what the host opens: a stream of the container's own process, of what has this id, or of a process of Exec,
+// which is waited for.
+func (a *agent) findStream(container, id string, kind guestapi.Stream) (*stream, error) {
+	c, err := a.state.get(container)
+	if err != nil {
+		return nil, err
+	}
+	if id == "" {
+		return c.streams[kind], nil
+	}
+	if s := c.named.find(id, kind); s != nil {
+		return s, nil
+	}
+	t, err := c.await(id, openTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return t.streams[kind], nil
 }
 
 // linger waits for the peer's close, so that what was written last is not lost with the connection.
@@ -165,7 +195,9 @@ func (s *stream) pump(pipe *os.File, ended <-chan struct{}) error {
 	}
 	defer conn.Close()
 	if s.kind != guestapi.Stdin {
-		if err := guestapi.Send(conn, pipe); err != nil && !errors.Is(err, guestapi.ErrReaderGone) {
+		r := newOutput(pipe, ended, false)
+		defer r.release()
+		if err := guestapi.Send(conn, r); err != nil && !errors.Is(err, guestapi.ErrReaderGone) {
 			return fmt.Errorf("%s: %w", s.kind, err)
 		}
 		return nil
@@ -173,9 +205,15 @@ func (s *stream) pump(pipe *os.File, ended <-chan struct{}) error {
 	return receiveStdin(conn, pipe, ended)
 }
 
+// inputFile is the agent's end of a process's standard input.
+type inputFile interface {
+	io.WriteCloser
+	SetWriteDeadline(time.Time) error
+}
+
 // receiveStdin copies the host's bytes into the process's standard input. It ends when the host says so, when the process closes
 // its end, or when the process ends: in the last two cases the host is told that no more is taken.
-func receiveStdin(conn net.Conn, pipe *os.File, ended <-chan struct{}) error {
+func receiveStdin(conn net.Conn, pipe inputFile, ended <-chan struct{}) error {
 	received := make(chan struct{})
 	var waker sync.WaitGroup
 	waker.Go(func() {

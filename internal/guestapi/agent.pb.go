@@ -275,7 +275,10 @@ type StartRequest struct {
 	Stderr bool `protobuf:"varint,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	// The host's CLOCK_REALTIME at the moment of sending, in nanoseconds since the epoch; 0 leaves the clock alone. Until the first
 	// process runs the clock may still jump, so this is the last moment to set it right.
-	UnixNanos     int64 `protobuf:"varint,5,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	UnixNanos int64 `protobuf:"varint,5,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	// Size of the terminal, where the specification's process.terminal asks for one; none leaves that of process.consoleSize. With a
+	// terminal, stderr is not legal: all output is stdout.
+	ConsoleSize   *ConsoleSize `protobuf:"bytes,6,opt,name=console_size,json=consoleSize,proto3" json:"console_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +348,66 @@ func (x *StartRequest) GetUnixNanos() int64 {
 	return 0
 }
 
+func (x *StartRequest) GetConsoleSize() *ConsoleSize {
+	if x != nil {
+		return x.ConsoleSize
+	}
+	return nil
+}
+
+// ConsoleSize is a terminal's, in characters; each is at most 65535.
+type ConsoleSize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Columns       uint32                 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleSize) Reset() {
+	*x = ConsoleSize{}
+	mi := &file_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleSize) ProtoMessage() {}
+
+func (x *ConsoleSize) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleSize.ProtoReflect.Descriptor instead.
+func (*ConsoleSize) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ConsoleSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *ConsoleSize) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
 type StartResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The process's pid in the guest.
@@ -359,7 +422,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +434,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +447,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StartResponse) GetPid() uint32 {
@@ -409,15 +472,17 @@ func (x *StartResponse) GetErrorCode() uint32 {
 }
 
 type WaitRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// The process that Exec has run under this id; empty for the container's own.
+	ExecId        string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"exec_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +494,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,12 +507,19 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WaitRequest) GetContainerId() string {
 	if x != nil {
 		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *WaitRequest) GetExecId() string {
+	if x != nil {
+		return x.ExecId
 	}
 	return ""
 }
@@ -466,7 +538,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +550,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +563,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WaitResponse) GetExitCode() uint32 {
@@ -519,15 +591,17 @@ type SignalRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	Signal      uint32                 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
-	// All processes of the container instead of its first.
-	All           bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	// All processes of the container instead of its first. Not legal with exec_id.
+	All bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	// The process that Exec has run under this id; empty for the container's own.
+	ExecId        string `protobuf:"bytes,4,opt,name=exec_id,json=execId,proto3" json:"exec_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +613,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +626,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SignalRequest) GetContainerId() string {
@@ -576,6 +650,13 @@ func (x *SignalRequest) GetAll() bool {
 	return false
 }
 
+func (x *SignalRequest) GetExecId() string {
+	if x != nil {
+		return x.ExecId
+	}
+	return ""
+}
+
 type SignalResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -584,7 +665,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +677,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +690,271 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+type ExecRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// The process's id among those of its container that Exec runs; of the form of a container's id.
+	ExecId string `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"exec_id,omitempty"`
+	// process of the OCI runtime specification as JSON, with the command.
+	Process []byte `protobuf:"bytes,3,opt,name=process,proto3" json:"process,omitempty"`
+	// The user to run as, as in an image's User field (name|uid[:group|gid]), in place of process.user; empty: the container's own.
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// Which streams the host has opened, or will open within 10 s. A stream that is not listed is /dev/null. With
+	// process.terminal, stderr is not legal.
+	Stdin  bool `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdout bool `protobuf:"varint,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr bool `protobuf:"varint,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	// Further groups of user, by name or number.
+	Groups        []string `protobuf:"bytes,8,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecRequest) Reset() {
+	*x = ExecRequest{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecRequest) ProtoMessage() {}
+
+func (x *ExecRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
+func (*ExecRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExecRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *ExecRequest) GetExecId() string {
+	if x != nil {
+		return x.ExecId
+	}
+	return ""
+}
+
+func (x *ExecRequest) GetProcess() []byte {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *ExecRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ExecRequest) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *ExecRequest) GetStdout() bool {
+	if x != nil {
+		return x.Stdout
+	}
+	return false
+}
+
+func (x *ExecRequest) GetStderr() bool {
+	if x != nil {
+		return x.Stderr
+	}
+	return false
+}
+
+func (x *ExecRequest) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+type ExecResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in StartResponse.
+	Pid           uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	ErrorCode     uint32 `protobuf:"varint,3,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecResponse) Reset() {
+	*x = ExecResponse{}
+	mi := &file_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecResponse) ProtoMessage() {}
+
+func (x *ExecResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
+func (*ExecResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExecResponse) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ExecResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ExecResponse) GetErrorCode() uint32 {
+	if x != nil {
+		return x.ErrorCode
+	}
+	return 0
+}
+
+type ResizeRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// The process that Exec has run under this id; empty for the container's own.
+	ExecId        string       `protobuf:"bytes,2,opt,name=exec_id,json=execId,proto3" json:"exec_id,omitempty"`
+	Size          *ConsoleSize `protobuf:"bytes,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResizeRequest) Reset() {
+	*x = ResizeRequest{}
+	mi := &file_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResizeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResizeRequest) ProtoMessage() {}
+
+func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
+func (*ResizeRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ResizeRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *ResizeRequest) GetExecId() string {
+	if x != nil {
+		return x.ExecId
+	}
+	return ""
+}
+
+func (x *ResizeRequest) GetSize() *ConsoleSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+type ResizeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResizeResponse) Reset() {
+	*x = ResizeResponse{}
+	mi := &file_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResizeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResizeResponse) ProtoMessage() {}
+
+func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
+func (*ResizeResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 type SyncClockRequest struct {
@@ -621,7 +966,7 @@ type SyncClockRequest struct {
 
 func (x *SyncClockRequest) Reset() {
 	*x = SyncClockRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +978,7 @@ func (x *SyncClockRequest) String() string {
 func (*SyncClockRequest) ProtoMessage() {}
 
 func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +991,7 @@ func (x *SyncClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockRequest.ProtoReflect.Descriptor instead.
 func (*SyncClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SyncClockRequest) GetUnixNanos() int64 {
@@ -666,7 +1011,7 @@ type SyncClockResponse struct {
 
 func (x *SyncClockResponse) Reset() {
 	*x = SyncClockResponse{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +1023,7 @@ func (x *SyncClockResponse) String() string {
 func (*SyncClockResponse) ProtoMessage() {}
 
 func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +1036,7 @@ func (x *SyncClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncClockResponse.ProtoReflect.Descriptor instead.
 func (*SyncClockResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SyncClockResponse) GetOffsetNanos() int64 {
@@ -709,7 +1054,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +1066,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +1079,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 type ShutdownResponse struct {
@@ -745,7 +1090,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +1102,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +1115,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -796,44 +1141,71 @@ const file_agent_proto_rawDesc = "" +
 	"image_uuid\x18\x02 \x01(\tR\timageUuid\x12\x1f\n" +
 	"\vrootfs_uuid\x18\x03 \x01(\tR\n" +
 	"rootfsUuid\"\x10\n" +
-	"\x0eCreateResponse\"\x96\x01\n" +
+	"\x0eCreateResponse\"\xd7\x01\n" +
 	"\fStartRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05stdin\x18\x02 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x03 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x05 \x01(\x03R\tunixNanos\"V\n" +
+	"unix_nanos\x18\x05 \x01(\x03R\tunixNanos\x12?\n" +
+	"\fconsole_size\x18\x06 \x01(\v2\x1c.runcvm.guest.v1.ConsoleSizeR\vconsoleSize\";\n" +
+	"\vConsoleSize\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\"V\n" +
 	"\rStartResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
-	"error_code\x18\x03 \x01(\rR\terrorCode\"0\n" +
+	"error_code\x18\x03 \x01(\rR\terrorCode\"I\n" +
 	"\vWaitRequest\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"v\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
+	"\aexec_id\x18\x02 \x01(\tR\x06execId\"v\n" +
 	"\fWaitResponse\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\rR\bexitCode\x12*\n" +
 	"\x11exited_unix_nanos\x18\x02 \x01(\x03R\x0fexitedUnixNanos\x12\x1d\n" +
 	"\n" +
-	"oom_killed\x18\x03 \x01(\bR\toomKilled\"\\\n" +
+	"oom_killed\x18\x03 \x01(\bR\toomKilled\"u\n" +
 	"\rSignalRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x10\n" +
-	"\x03all\x18\x03 \x01(\bR\x03all\"\x10\n" +
-	"\x0eSignalResponse\"1\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x17\n" +
+	"\aexec_id\x18\x04 \x01(\tR\x06execId\"\x10\n" +
+	"\x0eSignalResponse\"\xd5\x01\n" +
+	"\vExecRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
+	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x18\n" +
+	"\aprocess\x18\x03 \x01(\fR\aprocess\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x14\n" +
+	"\x05stdin\x18\x05 \x01(\bR\x05stdin\x12\x16\n" +
+	"\x06stdout\x18\x06 \x01(\bR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\a \x01(\bR\x06stderr\x12\x16\n" +
+	"\x06groups\x18\b \x03(\tR\x06groups\"U\n" +
+	"\fExecResponse\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
+	"\n" +
+	"error_code\x18\x03 \x01(\rR\terrorCode\"}\n" +
+	"\rResizeRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
+	"\aexec_id\x18\x02 \x01(\tR\x06execId\x120\n" +
+	"\x04size\x18\x03 \x01(\v2\x1c.runcvm.guest.v1.ConsoleSizeR\x04size\"\x10\n" +
+	"\x0eResizeResponse\"1\n" +
 	"\x10SyncClockRequest\x12\x1d\n" +
 	"\n" +
 	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"6\n" +
 	"\x11SyncClockResponse\x12!\n" +
 	"\foffset_nanos\x18\x01 \x01(\x03R\voffsetNanos\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\x97\x04\n" +
+	"\x10ShutdownResponse2\xa7\x05\n" +
 	"\x05Agent\x12F\n" +
 	"\x05Setup\x12\x1d.runcvm.guest.v1.SetupRequest\x1a\x1e.runcvm.guest.v1.SetupResponse\x12I\n" +
 	"\x06Create\x12\x1e.runcvm.guest.v1.CreateRequest\x1a\x1f.runcvm.guest.v1.CreateResponse\x12F\n" +
 	"\x05Start\x12\x1d.runcvm.guest.v1.StartRequest\x1a\x1e.runcvm.guest.v1.StartResponse\x12C\n" +
 	"\x04Wait\x12\x1c.runcvm.guest.v1.WaitRequest\x1a\x1d.runcvm.guest.v1.WaitResponse\x12I\n" +
-	"\x06Signal\x12\x1e.runcvm.guest.v1.SignalRequest\x1a\x1f.runcvm.guest.v1.SignalResponse\x12R\n" +
+	"\x06Signal\x12\x1e.runcvm.guest.v1.SignalRequest\x1a\x1f.runcvm.guest.v1.SignalResponse\x12C\n" +
+	"\x04Exec\x12\x1c.runcvm.guest.v1.ExecRequest\x1a\x1d.runcvm.guest.v1.ExecResponse\x12I\n" +
+	"\x06Resize\x12\x1e.runcvm.guest.v1.ResizeRequest\x1a\x1f.runcvm.guest.v1.ResizeResponse\x12R\n" +
 	"\tSyncClock\x12!.runcvm.guest.v1.SyncClockRequest\x1a\".runcvm.guest.v1.SyncClockResponse\x12O\n" +
 	"\bShutdown\x12 .runcvm.guest.v1.ShutdownRequest\x1a!.runcvm.guest.v1.ShutdownResponseB5Z3github.com/runcvm/runcvm/internal/guestapi;guestapib\x06proto3"
 
@@ -849,43 +1221,54 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_agent_proto_goTypes = []any{
 	(*SetupRequest)(nil),      // 0: runcvm.guest.v1.SetupRequest
 	(*SetupResponse)(nil),     // 1: runcvm.guest.v1.SetupResponse
 	(*CreateRequest)(nil),     // 2: runcvm.guest.v1.CreateRequest
 	(*CreateResponse)(nil),    // 3: runcvm.guest.v1.CreateResponse
 	(*StartRequest)(nil),      // 4: runcvm.guest.v1.StartRequest
-	(*StartResponse)(nil),     // 5: runcvm.guest.v1.StartResponse
-	(*WaitRequest)(nil),       // 6: runcvm.guest.v1.WaitRequest
-	(*WaitResponse)(nil),      // 7: runcvm.guest.v1.WaitResponse
-	(*SignalRequest)(nil),     // 8: runcvm.guest.v1.SignalRequest
-	(*SignalResponse)(nil),    // 9: runcvm.guest.v1.SignalResponse
-	(*SyncClockRequest)(nil),  // 10: runcvm.guest.v1.SyncClockRequest
-	(*SyncClockResponse)(nil), // 11: runcvm.guest.v1.SyncClockResponse
-	(*ShutdownRequest)(nil),   // 12: runcvm.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),  // 13: runcvm.guest.v1.ShutdownResponse
+	(*ConsoleSize)(nil),       // 5: runcvm.guest.v1.ConsoleSize
+	(*StartResponse)(nil),     // 6: runcvm.guest.v1.StartResponse
+	(*WaitRequest)(nil),       // 7: runcvm.guest.v1.WaitRequest
+	(*WaitResponse)(nil),      // 8: runcvm.guest.v1.WaitResponse
+	(*SignalRequest)(nil),     // 9: runcvm.guest.v1.SignalRequest
+	(*SignalResponse)(nil),    // 10: runcvm.guest.v1.SignalResponse
+	(*ExecRequest)(nil),       // 11: runcvm.guest.v1.ExecRequest
+	(*ExecResponse)(nil),      // 12: runcvm.guest.v1.ExecResponse
+	(*ResizeRequest)(nil),     // 13: runcvm.guest.v1.ResizeRequest
+	(*ResizeResponse)(nil),    // 14: runcvm.guest.v1.ResizeResponse
+	(*SyncClockRequest)(nil),  // 15: runcvm.guest.v1.SyncClockRequest
+	(*SyncClockResponse)(nil), // 16: runcvm.guest.v1.SyncClockResponse
+	(*ShutdownRequest)(nil),   // 17: runcvm.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),  // 18: runcvm.guest.v1.ShutdownResponse
 }
 var file_agent_proto_depIdxs = []int32{
-	0,  // 0: runcvm.guest.v1.Agent.Setup:input_type -> runcvm.guest.v1.SetupRequest
-	2,  // 1: runcvm.guest.v1.Agent.Create:input_type -> runcvm.guest.v1.CreateRequest
-	4,  // 2: runcvm.guest.v1.Agent.Start:input_type -> runcvm.guest.v1.StartRequest
-	6,  // 3: runcvm.guest.v1.Agent.Wait:input_type -> runcvm.guest.v1.WaitRequest
-	8,  // 4: runcvm.guest.v1.Agent.Signal:input_type -> runcvm.guest.v1.SignalRequest
-	10, // 5: runcvm.guest.v1.Agent.SyncClock:input_type -> runcvm.guest.v1.SyncClockRequest
-	12, // 6: runcvm.guest.v1.Agent.Shutdown:input_type -> runcvm.guest.v1.ShutdownRequest
-	1,  // 7: runcvm.guest.v1.Agent.Setup:output_type -> runcvm.guest.v1.SetupResponse
-	3,  // 8: runcvm.guest.v1.Agent.Create:output_type -> runcvm.guest.v1.CreateResponse
-	5,  // 9: runcvm.guest.v1.Agent.Start:output_type -> runcvm.guest.v1.StartResponse
-	7,  // 10: runcvm.guest.v1.Agent.Wait:output_type -> runcvm.guest.v1.WaitResponse
-	9,  // 11: runcvm.guest.v1.Agent.Signal:output_type -> runcvm.guest.v1.SignalResponse
-	11, // 12: runcvm.guest.v1.Agent.SyncClock:output_type -> runcvm.guest.v1.SyncClockResponse
-	13, // 13: runcvm.guest.v1.Agent.Shutdown:output_type -> runcvm.guest.v1.ShutdownResponse
-	7,  // [7:14] is the sub-list for method output_type
-	0,  // [0:7] is the sub-list for method input_type
-	0,  // [0:0] is the sub-list for extension type_name
-	0,  // [0:0] is the sub-list for extension extendee
-	0,  // [0:0] is the sub-list for field type_name
+	5,  // 0: runcvm.guest.v1.StartRequest.console_size:type_name -> runcvm.guest.v1.ConsoleSize
+	5,  // 1: runcvm.guest.v1.ResizeRequest.size:type_name -> runcvm.guest.v1.ConsoleSize
+	0,  // 2: runcvm.guest.v1.Agent.Setup:input_type -> runcvm.guest.v1.SetupRequest
+	2,  // 3: runcvm.guest.v1.Agent.Create:input_type -> runcvm.guest.v1.CreateRequest
+	4,  // 4: runcvm.guest.v1.Agent.Start:input_type -> runcvm.guest.v1.StartRequest
+	7,  // 5: runcvm.guest.v1.Agent.Wait:input_type -> runcvm.guest.v1.WaitRequest
+	9,  // 6: runcvm.guest.v1.Agent.Signal:input_type -> runcvm.guest.v1.SignalRequest
+	11, // 7: runcvm.guest.v1.Agent.Exec:input_type -> runcvm.guest.v1.ExecRequest
+	13, // 8: runcvm.guest.v1.Agent.Resize:input_type -> runcvm.guest.v1.ResizeRequest
+	15, // 9: runcvm.guest.v1.Agent.SyncClock:input_type -> runcvm.guest.v1.SyncClockRequest
+	17, // 10: runcvm.guest.v1.Agent.Shutdown:input_type -> runcvm.guest.v1.ShutdownRequest
+	1,  // 11: runcvm.guest.v1.Agent.Setup:output_type -> runcvm.guest.v1.SetupResponse
+	3,  // 12: runcvm.guest.v1.Agent.Create:output_type -> runcvm.guest.v1.CreateResponse
+	6,  // 13: runcvm.guest.v1.Agent.Start:output_type -> runcvm.guest.v1.StartResponse
+	8,  // 14: runcvm.guest.v1.Agent.Wait:output_type -> runcvm.guest.v1.WaitResponse
+	10, // 15: runcvm.guest.v1.Agent.Signal:output_type -> runcvm.guest.v1.SignalResponse
+	12, // 16: runcvm.guest.v1.Agent.Exec:output_type -> runcvm.guest.v1.ExecResponse
+	14, // 17: runcvm.guest.v1.Agent.Resize:output_type -> runcvm.guest.v1.ResizeResponse
+	16, // 18: runcvm.guest.v1.Agent.SyncClock:output_type -> runcvm.guest.v1.SyncClockResponse
+	18, // 19: runcvm.guest.v1.Agent.Shutdown:output_type -> runcvm.guest.v1.ShutdownResponse
+	11, // [11:20] is the sub-list for method output_type
+	2,  // [2:11] is the sub-list for method input_type
+	2,  // [2:2] is the sub-list for extension type_name
+	2,  // [2:2] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -899,7 +1282,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -13,6 +13,8 @@ type AgentService interface {
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	Exec(context.Context, *ExecRequest) (*ExecResponse, error)
+	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	SyncClock(context.Context, *SyncClockRequest) (*SyncClockResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -54,6 +56,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Signal(ctx, &req)
+			},
+			"Exec": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ExecRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Exec(ctx, &req)
+			},
+			"Resize": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ResizeRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Resize(ctx, &req)
 			},
 			"SyncClock": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SyncClockRequest
@@ -118,6 +134,22 @@ func (c *agentClient) Wait(ctx context.Context, req *WaitRequest) (*WaitResponse
 func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*SignalResponse, error) {
 	var resp SignalResponse
 	if err := c.client.Call(ctx, "runcvm.guest.v1.Agent", "Signal", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Exec(ctx context.Context, req *ExecRequest) (*ExecResponse, error) {
+	var resp ExecResponse
+	if err := c.client.Call(ctx, "runcvm.guest.v1.Agent", "Exec", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Resize(ctx context.Context, req *ResizeRequest) (*ResizeResponse, error) {
+	var resp ResizeResponse
+	if err := c.client.Call(ctx, "runcvm.guest.v1.Agent", "Resize", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -16,7 +16,8 @@ import (
 // Client talks to the monitor of one container.
 type Client struct {
 	api.MonitorService
-	rpc *ttrpc.Client
+	Processes api.ProcessesClient
+	rpc       *ttrpc.Client
 }
 
 // Dial connects to the monitor of a container that is alive.
@@ -33,7 +34,7 @@ func Dial(ctx context.Context, e *container.Entry) (*Client, error) {
 		return nil, fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
 	}
 	rpc := ttrpc.NewClient(conn)
-	return &Client{MonitorService: api.NewMonitorClient(rpc), rpc: rpc}, nil
+	return &Client{MonitorService: api.NewMonitorClient(rpc), Processes: api.NewProcessesClient(rpc), rpc: rpc}, nil
 }
 
 // Close ends the connection.

@@ -51,6 +51,7 @@ func (l *life) begin(ctx context.Context) (err error) {
 	}
 	l.began = time.Now()
 	l.server.container.Store(l.container)
+	l.server.processes.use(l.req.Name, l.container, l.prep.spec)
 	l.update(func(r *container.Record) { r.State, r.Started = string(sandbox.Running), l.began })
 	if err := l.files.WriteTimeline(l.timeline.Timeline()); err != nil {
 		l.logger.Error("timeline not written", "error", err)
@@ -151,6 +152,7 @@ func (l *life) streams() (sandbox.Streams, error) {
 // end gives up what this life holds. keep says that the writable disk is wanted again.
 func (l *life) end(ctx context.Context, keep bool) {
 	l.server.container.Store(nil)
+	l.server.processes.use(l.req.Name, nil, l.prep.spec)
 	if !keep {
 		l.prep.sandbox.Kill() // its disk goes too
 	} else if err := l.prep.sandbox.Shutdown(ctx); err != nil {

@@ -22,6 +22,7 @@ import (
 type server struct {
 	ttrpc     *ttrpc.Server
 	container atomic.Pointer[sandbox.Container] // nil while no process runs
+	processes *processes
 	askedOnce sync.Once
 	// killAsked is closed when somebody asks for the end.
 	killAsked chan struct{}
@@ -36,8 +37,9 @@ func serve(log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the monitor's server: %w", err), l.Close())
 	}
-	s := &server{ttrpc: t, killAsked: make(chan struct{})}
+	s := &server{ttrpc: t, processes: newProcesses(log), killAsked: make(chan struct{})}
 	api.RegisterMonitorService(t, s)
+	api.RegisterProcessesService(t, s.processes)
 	go func() {
 		if err := t.Serve(context.Background(), l); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			log.Error("the monitor's socket is closed", "error", err)

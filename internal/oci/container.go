@@ -37,6 +37,8 @@ type Options struct {
 	Domainname string   `json:"domainname,omitempty"`
 	// Init runs the command below an init that reaps and hands signals on.
 	Init bool `json:"init,omitempty"`
+	// Terminal gives the process one.
+	Terminal bool `json:"terminal,omitempty"`
 	// Groups are further groups of the process, by name or number.
 	Groups []string `json:"groups,omitempty"`
 	// StopSignal replaces the image's.
@@ -65,6 +67,7 @@ type Container struct {
 	Hostname string
 	ReadOnly bool
 	Tmpfs    []Tmpfs
+	Terminal bool
 	// StopSignal asks the container to end.
 	StopSignal syscall.Signal
 	// StopTimeout is how long it may take then; negative is without end.
@@ -111,6 +114,7 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 		Annotations: opt.Annotations,
 		Limits:      opt.Limits,
 		Security:    opt.Security,
+		Terminal:    opt.Terminal,
 	}
 	var errs []error
 	var err error
@@ -225,9 +229,14 @@ func environment(image []string, opt Options) []string {
 	if opt.Hostname != "" {
 		base = append(base, "HOSTNAME="+opt.Hostname)
 	}
+	return merge(base, image, opt.Env)
+}
+
+// merge joins environments, one entry a name; later ones win.
+func merge(lists ...[]string) []string {
 	var env []string
 	index := map[string]int{}
-	for _, e := range slices.Concat(base, image, opt.Env) {
+	for _, e := range slices.Concat(lists...) {
 		name, _, _ := strings.Cut(e, "=")
 		if i, ok := index[name]; ok {
 			env[i] = e

@@ -42,6 +42,9 @@ func process(c Container, s *specs.Spec) {
 	if c.Init {
 		s.Annotations[guestapi.InitAnnotation] = "true"
 	}
+	if c.Terminal {
+		s.Process.Terminal, s.Process.Env = true, withTerm(c.Env)
+	}
 }
 
 func root(c Container, s *specs.Spec) {

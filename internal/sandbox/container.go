@@ -13,14 +13,13 @@ import (
 
 // Container is one container of a sandbox.
 type Container struct {
-	s  *Sandbox
-	id string
+	s *Sandbox
+	h handle
 
 	mu    sync.Mutex
 	state State
 
-	output    outputs
-	ended     chan struct{} // closed when the process has ended, or nothing more can come
+	stdio     *Stdio
 	abandoned chan struct{}
 	abandon   sync.Once
 }
@@ -29,6 +28,8 @@ type Container struct {
 type Streams struct {
 	Stdin          io.ReadCloser
 	Stdout, Stderr io.Writer
+	// Size is of the terminal, where the container has one.
+	Size Size
 }
 
 // Exit is how a container ended.
@@ -57,7 +58,9 @@ const (
 // Create mounts the container's disks in the guest. The disks are those of Boot, named by their file systems' UUIDs.
 func (s *Sandbox) Create(ctx context.Context, id, imageUUID, rootfsUUID string) (*Container, error) {
 	defer s.cfg.Timeline.Phase("mounts")()
-	c := &Container{s: s, id: id, state: Creating, ended: make(chan struct{}), abandoned: make(chan struct{})}
+	c := &Container{s: s, h: handle{s: s, container: id}, state: Creating, abandoned: make(chan struct{})}
+	c.stdio = newStdio(s.cfg.Vsock, id, "", s.cfg.Log)
+	c.stdio.silence = s.drainTimeout
 	ctx, cancel := s.within(ctx, "mounted the disks")
 	defer cancel()
 	_, err := s.agent.Create(ctx, &guestapi.CreateRequest{ContainerId: id, ImageUuid: imageUUID, RootfsUuid: rootfsUUID})
@@ -98,13 +101,13 @@ func (c *Container) Start(ctx context.Context, streams Streams) error {
 	opened := make(chan struct{})
 	go func() {
 		defer close(opened)
-		if err := c.open(ctx, streams); err != nil {
+		if err := c.stdio.open(ctx, streams); err != nil {
 			fail(err)
 		}
 	}()
 	answer, err := c.s.agent.Start(ctx, &guestapi.StartRequest{
-		ContainerId: c.id, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil,
-		UnixNanos: time.Now().UnixNano(),
+		ContainerId: c.h.container, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil,
+		UnixNanos: time.Now().UnixNano(), ConsoleSize: streams.Size.message(),
 	})
 	if err != nil {
 		fail(err)
@@ -129,25 +132,20 @@ func execCode(code uint32) int {
 // Wait returns when the process has ended and its output has been written to the last byte. A VMM or an agent that is
 // gone is an exit as well, and so is Abandon. It returns an error only when ctx ends first. It is called once.
 func (c *Container) Wait(ctx context.Context) (Exit, error) {
-	answer, err := c.s.agent.Wait(ctx, &guestapi.WaitRequest{ContainerId: c.id})
-	if ctx.Err() != nil {
-		return Exit{}, ctx.Err()
-	}
-	exit := exitOf(answer)
+	exit, err := c.h.wait(ctx)
 	if err != nil {
-		exit = Exit{Code: exitVMMKilled, Err: c.s.evidence(c.lost(err))}
-		c.s.vmm.Kill() // a guest without its agent is of no use, and would keep the streams open
+		return Exit{}, err
 	}
-	close(c.ended)
+	c.stdio.End()
 	select {
-	case <-c.output.drained():
+	case <-c.stdio.Drained():
 	case <-c.abandoned:
 		exit.Err = errors.Join(exit.Err, errors.New("the output's reader did not take all of it in time"))
 	case <-ctx.Done():
 		return Exit{}, ctx.Err()
 	}
 	if exit.Err == nil {
-		exit.Err = c.output.err()
+		exit.Err = c.stdio.Err()
 	}
 	return exit, c.transition(Stopped)
 }
@@ -164,9 +162,9 @@ func exitOf(answer *guestapi.WaitResponse) Exit {
 func (c *Container) Abandon() { c.abandon.Do(func() { close(c.abandoned) }) }
 
 // lost says what became of the guest when a call to it failed.
-func (c *Container) lost(err error) error {
-	if tornOff(err) && c.s.endsSoon() {
-		return c.s.exitReason()
+func (s *Sandbox) lost(err error) error {
+	if tornOff(err) && s.endsSoon() {
+		return s.exitReason()
 	}
 	return fmt.Errorf("the guest's agent is gone: %w", err)
 }
@@ -176,11 +174,5 @@ func (c *Container) Signal(ctx context.Context, signal int) error {
 	if state := c.State(); state != Running && state != Paused {
 		return fmt.Errorf("signal %d: the container is %s: %w", signal, state, ErrTransition)
 	}
-	ctx, cancel := context.WithTimeout(ctx, signalTimeout)
-	defer cancel()
-	_, err := c.s.agent.Signal(ctx, &guestapi.SignalRequest{ContainerId: c.id, Signal: uint32(signal)})
-	if err != nil {
-		return fmt.Errorf("send signal %d: %w", signal, err)
-	}
-	return nil
+	return c.h.signal(ctx, signal)
 }

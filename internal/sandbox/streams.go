@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -19,16 +20,38 @@ import (
 // the stream's end.
 const drainTimeout = 30 * time.Second
 
-// outputs are the copies of a process's output that are under way.
-type outputs struct {
+// Stdio is the copying of a process's standard files between the guest and here, a connection each. It is the same for a container's
+// own process and for a further one, and works in any process that reaches the VMM's vsock socket.
+type Stdio struct {
+	vsock, container, process string
+	log                       *slog.Logger
+	silence                   time.Duration // drainTimeout, but in tests
+
+	end   sync.Once
+	ended chan struct{} // closed when the process has ended, or nothing more can come
 	group sync.WaitGroup
 
-	mu   sync.Mutex
-	errs []error
+	mu      sync.Mutex
+	errs    []error
+	outputs []net.Conn
 }
 
-// drained is closed when all copies have ended.
-func (o *outputs) drained() <-chan struct{} {
+func newStdio(vsock, container, process string, log *slog.Logger) *Stdio {
+	return &Stdio{vsock: vsock, container: container, process: process, log: log, silence: drainTimeout, ended: make(chan struct{})}
+}
+
+// OpenStdio opens the streams of a process of Container.Exec and begins to copy. vsock is the path of the VMM's vsock socket. ctx
+// bounds the opening; the guest takes it from the moment when it knows the process, or up to 10 s before.
+func OpenStdio(ctx context.Context, vsock, container, process string, streams Streams, log *slog.Logger) (*Stdio, error) {
+	s := newStdio(vsock, container, process, log)
+	return s, s.open(ctx, streams)
+}
+
+// End says that the process has ended: from now on the guest must not be silent for long until the end of the output.
+func (o *Stdio) End() { o.end.Do(func() { close(o.ended) }) }
+
+// Drained is closed when all output has been copied.
+func (o *Stdio) Drained() <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		o.group.Wait()
@@ -37,26 +60,42 @@ func (o *outputs) drained() <-chan struct{} {
 	return done
 }
 
-func (o *outputs) fail(err error) {
+// leaveTimeout bounds what Leave waits for.
+const leaveTimeout = 5 * time.Second
+
+// Leave says to the guest that no more output is taken, and that the process is to go on without. It is for processes with a terminal;
+// others get SIGPIPE at their next output.
+func (o *Stdio) Leave() {
+	o.mu.Lock()
+	for _, conn := range o.outputs {
+		// The guest closes when it has taken the word; were it closed here, the word could be lost.
+		_ = conn.SetDeadline(time.Now().Add(leaveTimeout))
+		_ = guestapi.Accept(conn) // fails only when the guest has closed already
+	}
+	o.mu.Unlock()
+	o.group.Wait()
+}
+
+func (o *Stdio) fail(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.errs = append(o.errs, err)
 }
 
-// err says which output was cut short.
-func (o *outputs) err() error {
+// Err says which output was cut short.
+func (o *Stdio) Err() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return errors.Join(o.errs...)
 }
 
 // open connects all streams at once and begins to copy.
-func (c *Container) open(ctx context.Context, streams Streams) error {
+func (o *Stdio) open(ctx context.Context, streams Streams) error {
 	var group sync.WaitGroup
 	failed := make(chan error, 3)
 	connect := func(s guestapi.Stream, copyStream func(net.Conn)) {
 		group.Go(func() {
-			conn, err := c.openStream(ctx, s)
+			conn, err := o.openStream(ctx, s)
 			if err != nil {
 				failed <- err
 				return
@@ -65,11 +104,11 @@ func (c *Container) open(ctx context.Context, streams Streams) error {
 		})
 	}
 	if streams.Stdin != nil {
-		connect(guestapi.Stdin, func(conn net.Conn) { go c.send(conn, streams.Stdin) })
+		connect(guestapi.Stdin, func(conn net.Conn) { go o.send(conn, streams.Stdin) })
 	}
 	for s, w := range map[guestapi.Stream]io.Writer{guestapi.Stdout: streams.Stdout, guestapi.Stderr: streams.Stderr} {
 		if w != nil {
-			connect(s, func(conn net.Conn) { c.output.group.Go(func() { c.receive(conn, s, w) }) })
+			connect(s, func(conn net.Conn) { o.group.Go(func() { o.receive(conn, s, w) }) })
 		}
 	}
 	group.Wait()
@@ -78,13 +117,13 @@ func (c *Container) open(ctx context.Context, streams Streams) error {
 }
 
 // openStream connects one stream; the guest has until ctx ends.
-func (c *Container) openStream(ctx context.Context, s guestapi.Stream) (net.Conn, error) {
-	conn, err := firecracker.DialRetry(ctx, c.s.cfg.Vsock, guestapi.PortStream)
+func (o *Stdio) openStream(ctx context.Context, s guestapi.Stream) (net.Conn, error) {
+	conn, err := firecracker.DialRetry(ctx, o.vsock, guestapi.PortStream)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", s, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = guestapi.OpenStream(conn, c.id, "", s)
+	err = guestapi.OpenStream(conn, o.container, o.process, s)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -95,31 +134,41 @@ func (c *Container) openStream(ctx context.Context, s guestapi.Stream) (net.Conn
 	return conn, nil
 }
 
-func (c *Container) send(conn net.Conn, r io.ReadCloser) {
+func (o *Stdio) send(conn net.Conn, r io.ReadCloser) {
 	defer conn.Close()
 	if err := guestapi.Send(conn, r); err != nil {
 		// As with a pipe: whether a process takes all of its input is its own business.
-		c.s.cfg.Log.Debug("standard input ended early", "error", err)
+		o.log.Debug("standard input ended early", "error", err)
 	}
 }
 
-// receive copies one output stream to its end. What is cut short is the container's exit to tell, except where its reader
+// receive copies one output stream to its end. What is cut short is the process's exit to tell, except where its reader
 // has gone, as readers of a pipe do.
-func (c *Container) receive(conn net.Conn, s guestapi.Stream, w io.Writer) {
+func (o *Stdio) receive(conn net.Conn, s guestapi.Stream, w io.Writer) {
 	defer conn.Close()
-	drain := &drainedConn{Conn: conn, ended: c.ended, silence: c.s.drainTimeout}
+	o.mu.Lock()
+	o.outputs = append(o.outputs, conn)
+	o.mu.Unlock()
+	drain := &drainedConn{Conn: conn, ended: o.ended, silence: o.silence}
 	defer drain.watch()()
 	sink := &sink{w: w}
 	err := guestapi.Receive(drain, sink)
 	switch {
 	case err == nil:
 	case sink.err == nil:
-		c.output.fail(fmt.Errorf("the container's %s was cut short: %w", s, err))
+		o.fail(fmt.Errorf("%s's %s was cut short: %w", o.name(), s, err))
 	case errors.Is(sink.err, unix.EPIPE):
-		c.s.cfg.Log.Debug("the output's reader has gone", "stream", s.String())
+		o.log.Debug("the output's reader has gone", "stream", s.String())
 	default:
-		c.output.fail(fmt.Errorf("the container's %s could not be written: %w", s, sink.err))
+		o.fail(fmt.Errorf("%s's %s could not be written: %w", o.name(), s, sink.err))
 	}
+}
+
+func (o *Stdio) name() string {
+	if o.process == "" {
+		return "the container"
+	}
+	return "the process"
 }
 
 // sink tells an error of the writer from one of the connection.

@@ -87,6 +87,9 @@ type service struct {
 	setup, create, start, wait, signal error
 	// refusal is why the process could not be executed.
 	refusal *guestapi.StartResponse
+	// exec and resize are as setup, execRefusal as refusal, for further processes.
+	exec, resize error
+	execRefusal  *guestapi.ExecResponse
 }
 
 // errNever is the error of a call that is not answered.
@@ -123,6 +126,17 @@ func (s *service) Wait(context.Context, *guestapi.WaitRequest) (*guestapi.WaitRe
 
 func (s *service) Signal(context.Context, *guestapi.SignalRequest) (*guestapi.SignalResponse, error) {
 	return answer(&guestapi.SignalResponse{}, s.signal)
+}
+
+func (s *service) Exec(context.Context, *guestapi.ExecRequest) (*guestapi.ExecResponse, error) {
+	if s.execRefusal != nil {
+		return s.execRefusal, nil
+	}
+	return answer(&guestapi.ExecResponse{Pid: 1}, s.exec)
+}
+
+func (s *service) Resize(context.Context, *guestapi.ResizeRequest) (*guestapi.ResizeResponse, error) {
+	return answer(&guestapi.ResizeResponse{}, s.resize)
 }
 
 func (s *service) SyncClock(context.Context, *guestapi.SyncClockRequest) (*guestapi.SyncClockResponse, error) {
