@@ -121,10 +121,7 @@ func (x *execution) size() (rows, columns uint16) {
 	if !x.flags.exec.Terminal || x.flags.detach {
 		return 0, 0
 	}
-	if rows, columns = terminal.Size(os.Stdout); rows == 0 {
-		rows, columns = terminal.Size(os.Stdin)
-	}
-	return rows, columns
+	return windowSize()
 }
 
 // started waits for the process.

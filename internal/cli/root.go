@@ -77,7 +77,7 @@ func (a *app) root() *cobra.Command {
 	for flag, key := range map[string]string{"data-dir": "data_dir", "run-dir": "run_dir", "log-level": "log_level"} {
 		a.flags[key] = root.PersistentFlags().String(flag, "", "setting "+key+", see \"runcvm config show\"")
 	}
-	root.AddCommand(a.runCommand(), a.execCommand(), a.psCommand(), a.logsCommand(), a.rmCommand(), a.timelineCommand(),
+	root.AddCommand(a.runCommand(), a.execCommand(), a.attachCommand(), a.psCommand(), a.logsCommand(), a.rmCommand(), a.timelineCommand(),
 		a.importCommand(), a.imagesCommand(), a.rmiCommand(), a.cacheCommand(), a.configCommand())
 	root.AddCommand(a.completionCommand(), a.doctorCommand())
 	a.completeArguments(root)

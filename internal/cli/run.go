@@ -20,6 +20,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
+	"github.com/runcvm/runcvm/internal/terminal"
 )
 
 // runFlags are the flags of run that need more than a field.
@@ -30,6 +31,7 @@ type runFlags struct {
 	size       string
 	kernel     string
 	timeout    string
+	detachKeys string
 	options    optionFlags
 }
 
@@ -40,11 +42,15 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
 		Short: "Run a command of an image in a microVM",
 		Long: "Run a command of an image in a microVM. Output, errors and exit code are the command's; 125 says that it could not\n" +
-			"be run, 126 that it cannot be executed, 127 that it was not found.",
+			"be run, 126 that it cannot be executed, 127 that it was not found.\n\n" +
+			"With -t, -d and -i together, or once the detach keys were pressed, \"runcvm attach\" comes back to it.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.request(cmd, f, args); err != nil {
 				return &exitError{err, monitor.ExitFailure}
+			}
+			if f.request.Options.Terminal && !f.request.Detach {
+				return a.runAttached(cmd.Context(), f.request, f.detachKeys)
 			}
 			return a.run(cmd.Context(), f.request)
 		},
@@ -54,6 +60,8 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 	flags.SetInterspersed(false) // what follows the image is the command's
 	r := &f.request
 	flags.BoolVarP(&r.Stdin, "interactive", "i", false, "give the command this standard input")
+	flags.BoolVarP(&r.Options.Terminal, "tty", "t", false, "give the command a terminal")
+	flags.StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys, "keys that leave a container with a terminal running; empty: none")
 	flags.BoolVarP(&r.Detach, "detach", "d", false, "print the id and leave it running; \"runcvm logs\" has its output")
 	flags.BoolVar(&r.Remove, "rm", false, "keep nothing after its end")
 	flags.StringVar(&r.Name, "name", "", "name of the container")
@@ -187,12 +195,7 @@ func (a *app) run(ctx context.Context, req monitor.Request) error {
 	go relaySignals(signals, cancel, started)
 	m, err := monitor.Spawn(ctx, req)
 	if err != nil {
-		code := monitor.ExitFailure
-		if start := new(monitor.StartError); errors.As(err, &start) {
-			code = start.Code
-		}
-		a.sweep(req)
-		return &exitError{err, code}
+		return a.startError(req, err)
 	}
 	if req.Detach {
 		_, err := fmt.Fprintln(a.stdout, req.ID)
@@ -207,13 +210,7 @@ func (a *app) run(ctx context.Context, req monitor.Request) error {
 	if err := dropStdio(); err != nil {
 		return &exitError{err, monitor.ExitFailure}
 	}
-	code, killed, err := m.Wait()
-	if killed {
-		a.sweep(req)
-		fmt.Fprintf(a.stderr, "runcvm: container %s: its monitor was killed, and so were its processes\n", req.Name)
-	}
-	a.code = code
-	return err
+	return a.waitFor(m, req)
 }
 
 // relaySignals hands signals to the monitor; before the container runs, one that asks for an end ends the start.

@@ -72,6 +72,7 @@ const (
 // Names of the sockets in a container's run directory.
 const (
 	MonitorSocket = "monitor.sock"
+	AttachSocket  = "attach.sock"
 	VsockSocket   = "vsock.sock"
 )
 

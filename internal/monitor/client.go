@@ -2,10 +2,6 @@ package monitor
 
 import (
 	"context"
-	"fmt"
-	"net"
-	"os"
-	"path/filepath"
 
 	"github.com/containerd/ttrpc"
 
@@ -22,16 +18,9 @@ type Client struct {
 
 // Dial connects to the monitor of a container that is alive.
 func Dial(ctx context.Context, e *container.Entry) (*Client, error) {
-	// By the directory's descriptor: the path itself may be longer than a Unix socket's address can be.
-	dir, err := os.Open(e.RunDir)
+	conn, err := dial(ctx, e, container.MonitorSocket)
 	if err != nil {
-		return nil, fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
-	}
-	defer dir.Close()
-	path := filepath.Join(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), container.MonitorSocket)
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
+		return nil, err
 	}
 	rpc := ttrpc.NewClient(conn)
 	return &Client{MonitorService: api.NewMonitorClient(rpc), Processes: api.NewProcessesClient(rpc), rpc: rpc}, nil

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"syscall"
 	"time"
 
@@ -92,11 +90,7 @@ func (l *life) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo
 		}
 		r.Kernel = l.prep.sandbox.KernelRelease()
 	})
-	streams, err := l.streams()
-	if err != nil {
-		return err
-	}
-	return l.container.Start(ctx, streams)
+	return l.container.Start(ctx, l.streams())
 }
 
 // abortOn ends the start on a signal that asks for an end, or when the caller is gone, until the returned function is
@@ -128,25 +122,11 @@ func (l *life) abortOn(cancel context.CancelCauseFunc) (stop func()) {
 	}
 }
 
-// streams are the container's standard files: the log, and the caller's unless detached.
-func (l *life) streams() (sandbox.Streams, error) {
-	var err error
+// streams are the container's standard files: the log, those of who is attached, and the caller's unless detached.
+func (l *life) streams() sandbox.Streams {
 	// A log whose disk is full must not end the container's output.
 	log := logfile.NewOutput(l.output.Lossy())
-	s := sandbox.Streams{Stdout: log.Stream("stdout"), Stderr: log.Stream("stderr")}
-	switch {
-	case l.req.Stdin && l.req.Detach:
-		// Like Docker's: open, and silent until somebody attaches.
-		if s.Stdin, _, err = os.Pipe(); err != nil {
-			return s, fmt.Errorf("make a pipe: %w", err)
-		}
-	case l.req.Stdin:
-		s.Stdin = os.Stdin
-	}
-	if !l.req.Detach {
-		s.Stdout, s.Stderr = io.MultiWriter(s.Stdout, os.Stdout), io.MultiWriter(s.Stderr, os.Stderr)
-	}
-	return s, nil
+	return l.attachStreams(sandbox.Streams{Stdout: log.Stream("stdout"), Stderr: log.Stream("stderr")})
 }
 
 // end gives up what this life holds. keep says that the writable disk is wanted again.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/logfile"
+	"github.com/runcvm/runcvm/internal/monitor/attach"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -62,6 +64,9 @@ type monitor struct {
 	logger *slog.Logger
 	output *logfile.File
 	server *server
+	// hub is where people attach, by attachSocket.
+	hub          *attach.Hub
+	attachSocket net.Listener
 
 	mu     sync.Mutex // record's
 	record container.Record
@@ -70,19 +75,18 @@ type monitor struct {
 func newMonitor(request *os.File, signals chan os.Signal) (*monitor, error) {
 	syscall.CloseOnExec(requestFD)
 	syscall.CloseOnExec(statusFD)
+	syscall.CloseOnExec(attachFD)
 	pid, err := ownProc()
 	if err != nil {
 		return nil, err
 	}
 	m := &monitor{signals: signals, callerGone: make(chan struct{})}
-	if err := json.NewDecoder(request).Decode(&m.req); err != nil {
+	decoder := json.NewDecoder(request)
+	if err := decoder.Decode(&m.req); err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}
 	if !m.req.Detach {
-		go func() {
-			_, _ = io.Copy(io.Discard, request)
-			close(m.callerGone)
-		}()
+		go m.watchCaller(io.MultiReader(decoder.Buffered(), request))
 	}
 	if m.cfg, err = config.FromValues(m.req.Settings); err != nil {
 		return nil, err
@@ -167,9 +171,12 @@ func exitCode(err error) int {
 // update changes the container's record; a record that cannot be written is logged: the container matters more.
 func (m *monitor) update(change func(*container.Record)) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	before := m.record
 	change(&m.record)
+	after := m.record
 	if err := m.files.Update(m.record); err != nil {
 		m.logger.Error("container's state not written", "error", err)
 	}
+	m.mu.Unlock()
+	m.tellAttached(before, after)
 }

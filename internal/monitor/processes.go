@@ -214,6 +214,15 @@ func (p *processes) ResizeExec(ctx context.Context, r *api.ResizeExecRequest) (*
 	if err != nil {
 		return nil, errgrpc.ToGRPC(errors.Join(err, errdefs.ErrInvalidArgument))
 	}
+	if r.GetExecId() == "" {
+		p.mu.Lock()
+		name, c := p.name, p.container
+		p.mu.Unlock()
+		if c == nil {
+			return nil, errgrpc.ToGRPC(notRunning(name))
+		}
+		return &api.ResizeExecResponse{}, errgrpc.ToGRPC(c.Resize(ctx, size))
+	}
 	e, err := p.find(r.GetExecId())
 	if err == nil {
 		err = e.process.Resize(ctx, size)

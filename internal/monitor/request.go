@@ -10,6 +10,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/oci"
+	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
 // Request is what a monitor is asked to run. It crosses a pipe as JSON.
@@ -24,6 +25,11 @@ type Request struct {
 	Stdin bool `json:"stdin,omitempty"`
 	// Detach says that the container's output goes to its log alone and that the caller's end does not end it.
 	Detach bool `json:"detach,omitempty"`
+	// Attached says that the caller holds the container's standard files by a connection of package attach, at whose other end the
+	// monitor is from the start: so it is where the container has a terminal.
+	Attached bool `json:"attached,omitempty"`
+	// Size is of the terminal at the start.
+	Size sandbox.Size `json:"size,omitzero"`
 	// Remove says that nothing is kept after the end.
 	Remove bool `json:"remove,omitempty"`
 	// Timeout is how long the process may run before it gets SIGKILL; 0 is without end.
@@ -42,7 +48,7 @@ type status struct {
 
 // Descriptors that a monitor inherits beside its standard files.
 const (
-	// requestFD is the reading end of a pipe: the request, and then silence until the caller ends.
+	// requestFD is the reading end of a pipe: the request, and then silence until the caller ends or detaches.
 	requestFD = 3
 	// statusFD is the writing end of the pipe for the status.
 	statusFD = 4

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Command is the hidden verb of runcvm that runs Main.
@@ -53,6 +56,29 @@ type Spawned struct {
 	// lifeline is the writing end of the request's pipe: the monitor of a container that is not detached ends with it.
 	lifeline  *os.File
 	interrupt sync.Once
+	// Attached is this end of the connection by which the caller is attached, where the request says so.
+	Attached net.Conn
+}
+
+// socketpair makes a connection between this process and one that it starts.
+func socketpair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "attached"), os.NewFile(uintptr(fds[1]), "attached")
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("make a pair of sockets: %w", err), theirs.Close())
+	}
+	return conn, theirs, nil
+}
+
+// Detach says that the container outlives this process.
+func (s *Spawned) Detach() error {
+	_, err := s.lifeline.Write([]byte{detachByte})
+	return err
 }
 
 // Spawn runs a monitor in pid and mount namespaces of its own and returns when its container runs. A *StartError says why
@@ -78,7 +104,15 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 	cmd := exec.Command(self, Command)
 	cmd.Args[0] = "runcvm"
 	cmd.ExtraFiles = []*os.File{requestFD - 3: requestR, statusFD - 3: statusW}
-	if !req.Detach {
+	var attached net.Conn
+	if req.Attached {
+		var theirs *os.File
+		if attached, theirs, err = socketpair(); err != nil {
+			return nil, errors.Join(err, requestW.Close(), statusW.Close())
+		}
+		defer theirs.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
+	} else if !req.Detach {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -94,7 +128,7 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("run the monitor: %w", err), requestW.Close())
 	}
-	s := &Spawned{cmd: cmd, lifeline: requestW}
+	s := &Spawned{cmd: cmd, lifeline: requestW, Attached: attached}
 	if err := s.handshake(ctx, req, statusR); err != nil {
 		return nil, err
 	}

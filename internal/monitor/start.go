@@ -27,6 +27,9 @@ func (m *monitor) start(ctx context.Context) (l *life, err error) {
 		return nil, err
 	}
 	undo.AddFunc(m.server.close)
+	if err := m.openAttach(&undo); err != nil {
+		return nil, err
+	}
 	if m.output, err = logfile.Create(m.path(container.OutputLog), m.cfg.LogMaxSize); err != nil {
 		return nil, err
 	}

@@ -153,7 +153,7 @@ func (m *monitor) finish(exit sandbox.Exit) int {
 	if lost > 0 {
 		m.tell("the log is incomplete", fmt.Errorf("%d bytes of output are not in its log: %w", lost, why))
 	}
-	for _, err := range []error{m.server.close(), m.output.Close(), m.files.Close(m.req.Name, m.req.Remove)} {
+	for _, err := range []error{m.server.close(), m.attachSocket.Close(), m.output.Close(), m.files.Close(m.req.Name, m.req.Remove)} {
 		if err != nil {
 			m.tell("something is left over", err)
 		}
