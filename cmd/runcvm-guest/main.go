@@ -1,5 +1,5 @@
 // Command runcvm-guest is the guest agent, PID 1 of every microVM. It has no flags: the host sets it up over vsock. Under the name
-// of a container's init it is that instead.
+// of a container's init it is that instead, and as modprobe what the guest's kernel runs for a module.
 package main
 
 import (
@@ -14,8 +14,11 @@ import (
 var version = "dev"
 
 func main() {
-	if guest.IsContainerInit(os.Args) {
+	switch {
+	case guest.IsContainerInit(os.Args):
 		os.Exit(guest.ContainerInit(os.Args))
+	case guest.IsModprobe(os.Args):
+		os.Exit(guest.Modprobe(os.Args))
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "runcvm-guest runs as PID 1 of a microVM and nowhere else")

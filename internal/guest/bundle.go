@@ -151,6 +151,10 @@ func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, looku
 	if proc == nil || root == nil || linux == nil {
 		return nil, nil, errors.New("process, root or linux is missing")
 	}
+	if err := addDevices(linux, annotations); err != nil {
+		return nil, nil, err
+	}
+	delete(annotations, guestapi.DevicesAnnotation)
 	p := &process{args: args}
 	if err := p.read(spec, proc, linux); err != nil {
 		return nil, nil, err

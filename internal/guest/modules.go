@@ -29,15 +29,24 @@ func modulesToLoad() ([]string, error) {
 
 // loadModule loads one module; one that is loaded already is fine.
 func loadModule(path string) error {
+	_, err := insertModule(path)
+	return err
+}
+
+// insertModule loads one module and says whether it was not there before.
+func insertModule(path string) (fresh bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("load module: %w", err)
+		return false, fmt.Errorf("load module: %w", err)
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("load module %s: %w", path, err)
+	switch err := unix.FinitModule(int(f.Fd()), "", 0); {
+	case errors.Is(err, unix.EEXIST):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("load module %s: %w", path, err)
 	}
-	return nil
+	return true, nil
 }
 
 // isTransport says whether a module brings the way to the host up.

@@ -73,6 +73,9 @@ func prepareGuest(modules []string) error {
 			return err
 		}
 	}
+	if err := takeModprobe(); err != nil {
+		return err
+	}
 	return prepareCgroups()
 }
 

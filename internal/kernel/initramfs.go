@@ -18,6 +18,8 @@ type InitramfsOptions struct {
 	Crun string
 	// CacheDir is where initramfs images are kept; it is made when it is missing.
 	CacheDir string
+	// Modules is the kernel's module disk, which the agent looks for; zero where there is none.
+	Modules ModuleDisk
 }
 
 // Places in the guest; the agent (internal/guest) knows the same.
@@ -26,17 +28,20 @@ const (
 	guestCrun        = "/bin/crun"
 	guestModules     = "/lib/modules"
 	guestModulesLoad = "/etc/runcvm/modules.load"
+	guestModulesDisk = "/etc/runcvm/modules.disk"
+	guestModprobe    = "/bin/modprobe"
 )
 
 // initramfsVersion changes whenever the content of an initramfs made from the same files does.
-const initramfsVersion = "initramfs 3"
+const initramfsVersion = "initramfs 4"
 
 // MaxInitramfs is the size above which an initramfs is refused, in bytes: the VMM copies it into every guest's memory, so it
 // is part of every start.
 const MaxInitramfs = 20 << 20
 
 // Initramfs returns the path of the initramfs for k: the agent as /init, crun with its libraries, the modules that the boot
-// needs and /etc/runcvm/modules.load, which lists them in the order of loading. It is an uncompressed newc archive.
+// needs and /etc/runcvm/modules.load, which lists them in the order of loading; and how the agent finds the module disk. It is an
+// uncompressed newc archive.
 func Initramfs(ctx context.Context, k Kernel, o InitramfsOptions) (string, error) {
 	path, err := initramfs(ctx, k, o)
 	if err != nil {
@@ -60,7 +65,7 @@ func initramfs(ctx context.Context, k Kernel, o InitramfsOptions) (string, error
 	if err != nil {
 		return "", fmt.Errorf("crun: %w", err)
 	}
-	inputs := []string{k.Vmlinux, k.ModulesDir, k.ConfigPath, o.Agent, o.Crun}
+	inputs := []string{k.Vmlinux, k.ModulesDir, k.ConfigPath, o.Modules.Path, o.Agent, o.Crun}
 	for _, l := range libs {
 		inputs = append(inputs, l.host)
 	}
@@ -103,6 +108,10 @@ func packInitramfs(path string, k Kernel, o InitramfsOptions, libs []program) er
 			load.WriteString(name + "\n")
 		}
 		c.file(guestModulesLoad, []byte(load.String()))
+		if o.Modules.UUID != "" {
+			c.file(guestModulesDisk, []byte(o.Modules.UUID+"\n"))
+			c.entry(guestModprobe, modeSymlink, 0, 0, []byte(guestInit))
+		}
 		files := append([]program{{o.Agent, guestInit}, {o.Crun, guestCrun}}, libs...)
 		for _, p := range files {
 			content, err := readBounded(p.host, MaxInitramfs)

@@ -54,7 +54,7 @@ func moduleName(file string) string {
 	if !ok {
 		return ""
 	}
-	return strings.ReplaceAll(name, "-", "_")
+	return kernelName(name)
 }
 
 // readModules walks dir itself and does not rely on modules.dep: a package that was unpacked but not installed has none.
@@ -176,7 +176,7 @@ func (t *moduleTree) provider(name string) (string, error) {
 			}
 			for _, a := range info.aliases {
 				// The generic one runs on every processor; the others refuse to load where theirs is not.
-				if t.aliases[a] == "" || strings.HasSuffix(m, "_generic") {
+				if a = kernelName(a); t.aliases[a] == "" || strings.HasSuffix(m, "_generic") {
 					t.aliases[a] = m
 				}
 			}
@@ -185,12 +185,17 @@ func (t *moduleTree) provider(name string) (string, error) {
 	return cmp.Or(t.aliases[name], name), nil
 }
 
-// moduleInfo is what a module says of itself, with names as the kernel spells them.
+// moduleInfo is what a module says of itself, with names as the kernel spells them; aliases are as they are written.
 type moduleInfo struct {
-	depends, soft, aliases []string
+	depends, aliases []string
+	// soft and softPost are what softdep= wants loaded before and after it.
+	soft, softPost []string
 }
 
-// readModuleInfo reads depends=, alias= and the modules before it in softdep= from a module's .modinfo section.
+// kernelName spells a module's name or alias as the kernel compares it.
+func kernelName(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+// readModuleInfo reads depends=, alias= and softdep= from a module's .modinfo section.
 func readModuleInfo(content []byte) (info moduleInfo, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -209,25 +214,29 @@ func readModuleInfo(content []byte) (info moduleInfo, err error) {
 	if err != nil {
 		return info, err
 	}
-	clean := func(n string) string { return strings.ReplaceAll(n, "-", "_") }
 	for field := range bytes.SplitSeq(b, []byte{0}) {
 		key, value, _ := strings.Cut(string(field), "=")
 		switch key {
 		case "depends":
 			for n := range strings.SplitSeq(value, ",") {
 				if n != "" {
-					info.depends = append(info.depends, clean(n))
+					info.depends = append(info.depends, kernelName(n))
 				}
 			}
 		case "alias":
-			info.aliases = append(info.aliases, clean(value))
+			info.aliases = append(info.aliases, value)
 		case "softdep":
-			pre := false
+			var list *[]string
 			for n := range strings.FieldsSeq(value) {
-				if strings.HasSuffix(n, ":") {
-					pre = n == "pre:"
-				} else if pre {
-					info.soft = append(info.soft, clean(n))
+				switch {
+				case n == "pre:":
+					list = &info.soft
+				case n == "post:":
+					list = &info.softPost
+				case strings.HasSuffix(n, ":"):
+					list = nil
+				case list != nil:
+					*list = append(*list, kernelName(n))
 				}
 			}
 		}
@@ -309,9 +318,26 @@ func (c config) requiresSignatures() bool {
 		c["LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY"] == "y"
 }
 
-// bootSet returns the modules of the boot as they go into the initramfs. Where the kernel's configuration shows that it does not
-// insist on signatures they are cut off: checking them costs more than all the rest of the loading (under emulation a third of a
+// signaturesNeeded says whether the modules of k must keep their signatures. Where the kernel's configuration shows that it does not
+// insist on them they are cut off: checking them costs more than all the rest of the loading (under emulation a third of a
 // second), and protects nothing, since kernel and modules come from the same host.
+func signaturesNeeded(k Kernel) (bool, error) {
+	if k.ConfigPath == "" {
+		return true, nil
+	}
+	f, err := os.Open(k.ConfigPath)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	conf, err := parseConfig(f)
+	if err != nil {
+		return false, fmt.Errorf("configuration %s: %w", k.ConfigPath, err)
+	}
+	return conf.requiresSignatures(), nil
+}
+
+// bootSet returns the modules of the boot as they go into the initramfs.
 func bootSet(k Kernel) ([]module, error) {
 	if k.ModulesDir == "" {
 		return nil, nil
@@ -321,19 +347,14 @@ func bootSet(k Kernel) ([]module, error) {
 		return nil, err
 	}
 	set, err := tree.resolve(bootModules)
-	if err != nil || k.ConfigPath == "" {
-		return set, err
-	}
-	f, err := os.Open(k.ConfigPath)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	conf, err := parseConfig(f)
+	keep, err := signaturesNeeded(k)
 	if err != nil {
-		return nil, fmt.Errorf("configuration %s: %w", k.ConfigPath, err)
+		return nil, err
 	}
-	if !conf.requiresSignatures() {
+	if !keep {
 		for i := range set {
 			set[i].content = withoutSignature(set[i].content)
 		}

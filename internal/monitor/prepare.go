@@ -31,13 +31,18 @@ type prepared struct {
 	rootfsPath string
 	kernel     string
 	initramfs  string
+	modules    kernel.ModuleDisk
 }
 
 func (p *prepared) files() sandbox.BootFiles {
-	return sandbox.BootFiles{Kernel: p.kernel, Initramfs: p.initramfs, Drives: []sandbox.Drive{
+	drives := []sandbox.Drive{
 		{ID: "image", Path: p.disk.Path, ReadOnly: true},
 		{ID: "rootfs", Path: p.rootfsPath},
-	}}
+	}
+	if p.modules.Path != "" {
+		drives = append(drives, sandbox.Drive{ID: "modules", Path: p.modules.Path, ReadOnly: true})
+	}
+	return sandbox.BootFiles{Kernel: p.kernel, Initramfs: p.initramfs, Drives: drives}
 }
 
 // prepare makes the disks and runs the VMM, both at once, and leaves the sandbox ready to boot.
@@ -98,8 +103,12 @@ func (l *life) prepareKernel(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("crun, which runs containers in the guest: %w", err)
 	}
+	if l.prep.modules, err = kernel.Modules(ctx, k, cache); err != nil {
+		return err
+	}
 	l.prep.kernel = k.Vmlinux
-	l.prep.initramfs, err = kernel.Initramfs(ctx, k, kernel.InitramfsOptions{Agent: agent, Crun: crun, CacheDir: cache})
+	l.prep.initramfs, err = kernel.Initramfs(ctx, k,
+		kernel.InitramfsOptions{Agent: agent, Crun: crun, CacheDir: cache, Modules: l.prep.modules})
 	return err
 }
 
