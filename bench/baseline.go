@@ -119,7 +119,7 @@ func (s *baseline) configure(disk string) (string, error) {
 	boot["initrd_path"] = s.initramfs
 	own := maps.Clone(drives["rootfs"])
 	own["path_on_host"] = disk
-	c["boot-source"], c["drives"] = boot, []any{drives["image"], own}
+	c["boot-source"], c["drives"] = boot, []any{drives["image"], own, drives["modules"]}
 	text, err := json.Marshal(c)
 	if err != nil {
 		return "", err

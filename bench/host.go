@@ -210,8 +210,8 @@ func (b *bench) drives() (map[string]map[string]any, error) {
 		id, _ := drive["drive_id"].(string)
 		drives[id] = drive
 	}
-	if len(list) != 2 || drives["image"] == nil || drives["rootfs"] == nil {
-		return nil, fmt.Errorf("the VMM's configuration has other drives than image and rootfs: %v", list)
+	if len(list) != 3 || drives["image"] == nil || drives["rootfs"] == nil || drives["modules"] == nil {
+		return nil, fmt.Errorf("the VMM's configuration has other drives than image, rootfs and modules: %v", list)
 	}
 	return drives, nil
 }

@@ -47,12 +47,28 @@ const (
 	// (CONFIG_BLK_DEV_LOOP_MIN_COUNT). A container's /dev is made before it loads the driver.
 	loopDevices = 8
 	loopMajor   = 7
-	// modeDevice is what a node has before anybody knows better, as devtmpfs has it.
+	// modeDevice is what a node of devtmpfs has.
 	modeDevice = 0o600
-	// modeDisk and groupDisk are a loop device's, as udev has them.
-	modeDisk  = 0o660
-	groupDisk = 6
 )
+
+// Owners and modes that udev gives on other machines (50-udev-default.rules of systemd): devtmpfs has root's alone.
+const (
+	modeDisk      = 0o660
+	groupDisk     = 6 // of Debian and others
+	modeEverybody = 0o666
+)
+
+// likeUdev gives a node the mode and group that programs of a container expect.
+func (n deviceNode) likeUdev() deviceNode {
+	switch {
+	case n.mode != modeDevice:
+	case n.path == "/dev/fuse" || n.path == "/dev/net/tun" || n.path == "/dev/vfio/vfio":
+		n.mode = modeEverybody
+	case n.block || n.path == "/dev/loop-control":
+		n.mode, n.gid = modeDisk, groupDisk
+	}
+	return n
+}
 
 // addDevices puts what the annotation asks for into linux.devices.
 func addDevices(linux object, annotations map[string]string) error {
@@ -72,7 +88,7 @@ func addDevices(linux object, annotations map[string]string) error {
 		return fmt.Errorf("list the guest's devices: %w", err)
 	}
 	for _, n := range nodes {
-		raw, err := json.Marshal(n.spec())
+		raw, err := json.Marshal(n.likeUdev().spec())
 		if err != nil {
 			return err
 		}
@@ -113,8 +129,7 @@ func guestDevices() ([]deviceNode, error) {
 		nodes = appendNew(nodes, n)
 		if n.path == "/dev/loop-control" {
 			for i := range uint32(loopDevices) {
-				nodes = appendNew(nodes, deviceNode{path: fmt.Sprintf("/dev/loop%d", i), block: true, major: loopMajor, minor: i,
-					mode: modeDisk, gid: groupDisk})
+				nodes = appendNew(nodes, deviceNode{path: fmt.Sprintf("/dev/loop%d", i), block: true, major: loopMajor, minor: i, mode: modeDevice})
 			}
 		}
 	}

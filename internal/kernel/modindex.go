@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bytes"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -54,19 +53,15 @@ func isPattern(alias string) bool { return strings.ContainsAny(alias, "*?[") }
 func usable(word string) bool { return word != "" && !strings.ContainsAny(word, " \t\n\x00") }
 
 // files are the index's files by name.
-func (x *moduleIndex) files() (map[string][]byte, error) {
-	load, err := x.loadLines()
-	if err != nil {
-		return nil, err
-	}
+func (x *moduleIndex) files() map[string][]byte {
 	alias, pattern := x.aliasLines()
 	return map[string][]byte{
-		indexLoad:    sortedLines(load),
+		indexLoad:    sortedLines(x.loadLines()),
 		indexAlias:   sortedLines(alias),
 		indexPattern: []byte(strings.Join(pattern, "")),
 		indexBuiltin: sortedLines(withNewlines(slices.Collect(maps.Keys(x.builtin)))),
 		indexDevname: sortedLines(x.devnameLines()),
-	}, nil
+	}
 }
 
 func sortedLines(lines []string) []byte {
@@ -85,20 +80,17 @@ func withNewlines(words []string) []string {
 	return words
 }
 
-// loadLines has a line for each module that can be loaded. One that needs what there is not has none.
-func (x *moduleIndex) loadLines() ([]string, error) {
+// loadLines has a line for each module that can be loaded. One that needs what there is not, or in the end itself, has none.
+func (x *moduleIndex) loadLines() []string {
 	var lines []string
 	for name := range x.infos {
 		o := loadOrder{x: x, seen: map[string]bool{}}
-		if err := o.add(name, false, nil); err != nil {
-			return nil, err
+		o.add(name, false, nil)
+		if !o.broken {
+			lines = append(lines, name+" "+strings.Join(o.paths, " ")+"\n")
 		}
-		if o.broken {
-			continue
-		}
-		lines = append(lines, name+" "+strings.Join(o.paths, " ")+"\n")
 	}
-	return lines, nil
+	return lines
 }
 
 // maxLoadOrder bounds how many modules one may bring along; nothing of Linux needs more than 50.
@@ -113,45 +105,19 @@ type loadOrder struct {
 }
 
 // add appends name after what it needs. What a soft dependency wants may be missing or fail, and so may what that needs.
-func (o *loadOrder) add(name string, optional bool, path []string) error {
+func (o *loadOrder) add(name string, optional bool, path []string) {
 	if o.seen[name] || o.x.builtin[name] && o.x.paths[name] == "" {
-		return nil
+		return
 	}
-	if o.x.paths[name] == "" {
+	if o.x.paths[name] == "" || slices.Contains(path, name) || len(o.paths) > maxLoadOrder {
 		o.broken = o.broken || !optional
-		return nil
-	}
-	if slices.Contains(path, name) {
-		if optional {
-			return nil
-		}
-		return fmt.Errorf("modules depend on each other in a circle: %s", strings.Join(append(path, name), " -> "))
-	}
-	if len(o.paths) > maxLoadOrder {
-		return fmt.Errorf("module %s needs more than %d others", path[0], maxLoadOrder)
+		return
 	}
 	path = append(slices.Clone(path), name)
 	info := o.x.infos[name]
-	soft := func(names []string) error {
-		for _, d := range names {
-			for _, p := range o.x.lookup(d) {
-				if slices.Contains(path, p) {
-					continue // it wants what wants it
-				}
-				if err := o.add(p, true, path); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
-	if err := soft(info.soft); err != nil {
-		return err
-	}
+	o.addSoft(info.soft, path)
 	for _, d := range info.depends {
-		if err := o.add(d, optional, path); err != nil {
-			return err
-		}
+		o.add(d, optional, path)
 	}
 	o.seen[name] = true
 	mark := ""
@@ -159,7 +125,17 @@ func (o *loadOrder) add(name string, optional bool, path []string) error {
 		mark = "?"
 	}
 	o.paths = append(o.paths, mark+o.x.paths[name])
-	return soft(info.softPost)
+	o.addSoft(info.softPost, path)
+}
+
+func (o *loadOrder) addSoft(names, path []string) {
+	for _, d := range names {
+		for _, p := range o.x.lookup(d) {
+			if !slices.Contains(path, p) { // otherwise it wants what wants it
+				o.add(p, true, path)
+			}
+		}
+	}
 }
 
 // lookup is what a name stands for: a module, or all those that have it as an alias.

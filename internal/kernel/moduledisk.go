@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"hash"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -122,14 +123,11 @@ func buildModuleDisk(ctx context.Context, k Kernel, f *os.File) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := b.module(index, tree, name, keep); err != nil {
+		if err := b.module(ctx, index, tree, name, keep); err != nil {
 			return fmt.Errorf("module %s: %w", tree.files[name], err)
 		}
 	}
-	files, err := index.files()
-	if err != nil {
-		return err
-	}
+	files := index.files()
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if err := b.file(name, files[name]); err != nil {
 			return err
@@ -145,15 +143,16 @@ func buildModuleDisk(ctx context.Context, k Kernel, f *os.File) error {
 	return err
 }
 
-// module adds one module to the disk and to the index.
-func (b *moduleDiskBuilder) module(index *moduleIndex, tree *moduleTree, name string, keepSignature bool) error {
+// module adds one module to the disk and to the index. One that cannot be read is left out: the guest may do without it.
+func (b *moduleDiskBuilder) module(ctx context.Context, index *moduleIndex, tree *moduleTree, name string, keepSignature bool) error {
 	content, err := readModule(tree.files[name])
-	if err != nil {
-		return err
+	var info moduleInfo
+	if err == nil {
+		info, err = readModuleInfo(content)
 	}
-	info, err := readModuleInfo(content)
 	if err != nil {
-		return err
+		slog.WarnContext(ctx, "a module cannot be read, so no guest can load it", "module", tree.files[name], "error", err)
+		return nil
 	}
 	if !keepSignature {
 		content = withoutSignature(content)
@@ -165,7 +164,8 @@ func (b *moduleDiskBuilder) module(index *moduleIndex, tree *moduleTree, name st
 	// Its file's name is the module's, whatever it was packed with.
 	path := filepath.Join(filepath.Dir(rel), name+".ko")
 	if !usable(path) {
-		return fmt.Errorf("%q is no path for the index", path)
+		slog.WarnContext(ctx, "a module has a path with spaces, so no guest can load it", "module", tree.files[name])
+		return nil
 	}
 	index.add(name, path, info)
 	return b.file(path, content)
