@@ -154,7 +154,6 @@ func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, looku
 	if err := addDevices(linux, annotations); err != nil {
 		return nil, nil, err
 	}
-	delete(annotations, guestapi.DevicesAnnotation)
 	p := &process{args: args}
 	if err := p.read(spec, proc, linux); err != nil {
 		return nil, nil, err

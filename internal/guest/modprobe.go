@@ -40,6 +40,9 @@ const (
 	maxModuleName = 256
 )
 
+// errNoModule says that nothing on the disk has the name.
+var errNoModule = errors.New("the kernel has no such module")
+
 // takeModprobe makes the agent the program that the kernel runs for a module.
 func takeModprobe() error {
 	if _, err := os.Stat(modulesDisk); errors.Is(err, fs.ErrNotExist) {
@@ -63,11 +66,14 @@ func Modprobe(args []string) int {
 		return 1
 	}
 	loaded, err := modprobe(context.Background(), name)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoModule):
+		kernelLog("<7>", fmt.Sprintf("module %q: %v", name, err)) // the kernel often asks for what need not be there
+		return 1
+	case err != nil:
 		kernelLog("<4>", fmt.Sprintf("module %q: %v", name, err))
 		return 1
-	}
-	if len(loaded) > 0 {
+	case len(loaded) > 0:
 		kernelLog("<6>", fmt.Sprintf("module %q: loaded %s", name, strings.Join(loaded, " ")))
 	}
 	return 0
@@ -236,7 +242,7 @@ func (x moduleIndex) find(name string) ([]string, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, errors.New("the kernel has no such module")
+		return nil, errNoModule
 	}
 	return found, nil
 }

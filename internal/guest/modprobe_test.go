@@ -109,7 +109,7 @@ func TestAContainerGetsTheGuestsDevicesOnlyWhereItIsAskedFor(t *testing.T) {
 		`,"annotations":{"` + guestapi.DevicesAnnotation + `":"all"}`:   {err: "unknown"},
 	} {
 		raw := strings.Replace(plain, "%s", annotations, 1)
-		out, _, err := completeConfig([]byte(raw), []string{"x"}, "/r", "/c", nil)
+		out, _, err := completeConfig([]byte(raw), []string{"x"}, "/r", "/c", userLookup{})
 		if want.err != "" {
 			if err == nil || !strings.Contains(err.Error(), want.err) {
 				t.Errorf("%s: %v", annotations, err)

@@ -45,6 +45,9 @@ func process(c Container, s *specs.Spec) {
 	if c.Terminal {
 		s.Process.Terminal, s.Process.Env = true, withTerm(c.Env)
 	}
+	if c.Privileged {
+		s.Annotations[guestapi.DevicesAnnotation] = guestapi.GuestDevices
+	}
 }
 
 func root(c Container, s *specs.Spec) {
