@@ -33,6 +33,7 @@ type runFlags struct {
 	timeout    string
 	detachKeys string
 	options    optionFlags
+	pull       pullFlags
 }
 
 func (a *app) runCommand() *cobra.Command { return a.runCommandWith(new(runFlags)) }
@@ -47,6 +48,9 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.request(cmd, f, args); err != nil {
+				return &exitError{err, monitor.ExitFailure}
+			}
+			if err := a.ensureImage(cmd.Context(), f.request.Image, f.pull); err != nil {
 				return &exitError{err, monitor.ExitFailure}
 			}
 			if f.request.Options.Terminal && !f.request.Detach {
@@ -77,6 +81,7 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 	f.options.register(flags, &r.Options)
 	flags.StringVar(&f.size, "size", "", "size of the writable disk (10g)")
 	flags.StringVar(&f.kernel, "kernel", "", "guest kernel: vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
+	f.pull.add(flags)
 	flags.StringVar(&f.timeout, "timeout", "", "kill it after this time: seconds, or a duration (90s, 10m)")
 	f.options.refuse(flags)
 	return cmd
@@ -112,7 +117,7 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 		errs = append(errs, flagError("timeout", err))
 	}
 	r.Settings = a.cfg.Values()
-	errs = append(errs, r.Options.Check())
+	errs = append(errs, r.Options.Check(), f.pull.check())
 	return errors.Join(errs...)
 }
 

@@ -45,6 +45,10 @@ type Config struct {
 	LogMaxSize  int64 // bytes
 	BootTimeout time.Duration
 
+	RegistryMirrors string // see registry.ParseMirrors
+	RegistryCAFile  string // path; empty: the system's only
+	RegistryTimeout time.Duration
+
 	origin map[string]string
 }
 

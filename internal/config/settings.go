@@ -60,16 +60,29 @@ var settings = []setting{
 
 	size("log.max_size", "RUNCVM_LOG_MAX_SIZE", "64MiB", "bound of a container's log on disk", 64<<10,
 		func(c *Config) *int64 { return &c.LogMaxSize }),
-	{key: "boot_timeout", env: "RUNCVM_BOOT_TIMEOUT", def: "2m0s", doc: "how long a guest may take until its agent answers",
+	text("registry.mirrors", "RUNCVM_REGISTRY_MIRRORS", "",
+		"asked before the registry itself: REGISTRY=https://HOST[:PORT][/PREFIX], separated by commas",
+		func(c *Config) *string { return &c.RegistryMirrors }),
+	text("registry.ca_file", "RUNCVM_REGISTRY_CA_FILE", "", "certificates, in PEM, that registries may have beside those that the system trusts",
+		func(c *Config) *string { return &c.RegistryCAFile }),
+	duration("registry.timeout", "RUNCVM_REGISTRY_TIMEOUT", "1m0s", "how long a registry may be silent until it is asked again",
+		func(c *Config) *time.Duration { return &c.RegistryTimeout }),
+
+	duration("boot_timeout", "RUNCVM_BOOT_TIMEOUT", "2m0s", "how long a guest may take until its agent answers",
+		func(c *Config) *time.Duration { return &c.BootTimeout }),
+}
+
+func duration(key, env, def, doc string, field func(*Config) *time.Duration) setting {
+	return setting{key: key, env: env, def: def, doc: doc,
 		set: func(c *Config, v string) error {
 			d, err := time.ParseDuration(v)
 			if err != nil || d <= 0 {
 				return fmt.Errorf("%q is not a duration above zero (30s, 2m)", v)
 			}
-			c.BootTimeout = d
+			*field(c) = d
 			return nil
 		},
-		get: func(c *Config) string { return c.BootTimeout.String() }},
+		get: func(c *Config) string { return field(c).String() }}
 }
 
 func text(key, env, def, doc string, field func(*Config) *string) setting {

@@ -33,6 +33,18 @@ type Image struct {
 	Layers []Layer `json:"layers"`
 	// Blobs are all blobs of the image: manifest, configuration and layers.
 	Blobs []digest.Digest `json:"blobs"`
+	// Source is the digest by which a registry has the image: of its manifest, or of the index out of which that was chosen. It
+	// is empty for an image that did not come from a registry.
+	Source digest.Digest `json:"source,omitempty"`
+}
+
+// CheckPlatform returns an error for an image whose programs guests of this host can't run.
+func (img Image) CheckPlatform() error {
+	if p := img.Config.Platform; !fits(&p) {
+		return fmt.Errorf("the image is for %s/%s, and guests here are %s: pull it with --platform %s", p.OS, p.Architecture,
+			platform(), platform())
+	}
+	return nil
 }
 
 // Layer is one layer of an image.
@@ -53,7 +65,7 @@ const MediaTypeDisk = "application/vnd.runcvm.image.layer.v1.erofs"
 
 // Names are like Docker's, but lower and upper case, and without a registry that goes without saying.
 var (
-	nameRE = lazily(`^[A-Za-z0-9]+([._:-]+[A-Za-z0-9]+)*(/[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*)*$`)
+	nameRE = lazily(`^(\[[0-9A-Fa-f:]+\](:[0-9]+)?/)?[A-Za-z0-9]+([._:-]+[A-Za-z0-9]+)*(/[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*)*$`)
 	tagRE  = lazily(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 )
 
@@ -70,13 +82,15 @@ func lazily(expression string) func() *regexp.Regexp {
 const maxName = 200
 
 // NormalizeName returns the full form of a name: what Docker takes for granted (docker.io/library/) is taken away, and a name
-// without a tag gets ":latest". The error is errdefs.ErrInvalidArgument.
+// without a tag gets ":latest". Where there is a digest ("@sha256:..."), it stands in place of any tag. The error is
+// errdefs.ErrInvalidArgument.
 func NormalizeName(name string) (string, error) {
 	full := name
 	for _, p := range []string{"index.docker.io/", "docker.io/"} {
 		full = strings.TrimPrefix(full, p)
 	}
 	full = strings.TrimPrefix(full, "library/")
+	full, pinned, byDigest := strings.Cut(full, "@")
 	base, tag := full, "latest"
 	// A colon before the last slash is a port's.
 	if i := strings.LastIndexByte(full, ':'); i > strings.LastIndexByte(full, '/') {
@@ -86,7 +100,13 @@ func NormalizeName(name string) (string, error) {
 		return "", fmt.Errorf("%w: %q is no name of an image: use letters, digits and ._-/ with an optional :tag, at most %d bytes",
 			errdefs.ErrInvalidArgument, name, maxName)
 	}
-	return base + ":" + tag, nil
+	if !byDigest {
+		return base + ":" + tag, nil
+	}
+	if d := digest.Digest(pinned); d.Validate() != nil || d.Algorithm() != digest.SHA256 {
+		return "", fmt.Errorf("%w: %q: after the @ has to be a digest, sha256: and 64 hexadecimal digits", errdefs.ErrInvalidArgument, name)
+	}
+	return base + "@" + pinned, nil
 }
 
 var notInName = lazily(`[^A-Za-z0-9._-]+`)

@@ -209,8 +209,7 @@ func (in *importer) readBlob(d digest.Digest) ([]byte, error) {
 
 // check reads every layer as for a disk, so that a fault shows now; layers are read at the same time.
 func (in *importer) check(ctx context.Context, layers []Layer, describe func(i int) string) error {
-	budget := tree.NewBudget(in.store.Limits)
-	read := make([]*tree.Layer, len(layers))
+	c := in.store.Checker(len(layers))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, l := range layers {
@@ -220,12 +219,7 @@ func (in *importer) check(ctx context.Context, layers []Layer, describe func(i i
 				return err
 			}
 			defer f.Close()
-			r, err := openLayer(f, l.DiffID)
-			if err != nil {
-				return fmt.Errorf("layer %s in %s: %w", l.Digest, describe(i), err)
-			}
-			defer r.Close()
-			if read[i], err = tree.ReadLayer(gctx, r, nil, budget); err != nil {
+			if err := c.ReadLayer(gctx, i, l.DiffID, f); err != nil {
 				return fmt.Errorf("layer %s in %s: %w", l.Digest, describe(i), err)
 			}
 			return nil
@@ -234,13 +228,44 @@ func (in *importer) check(ctx context.Context, layers []Layer, describe func(i i
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	t := tree.New()
-	for i, l := range read {
-		if err := t.Apply(ctx, l); err != nil {
-			return fmt.Errorf("layer %s in %s: %w", layers[i].Digest, describe(i), err)
-		}
+	if i, err := c.Finish(ctx); err != nil {
+		return fmt.Errorf("layer %s in %s: %w", layers[i].Digest, describe(i), err)
 	}
 	return nil
+}
+
+// Checker reads the layers of an image as for a disk, so that a fault shows: ReadLayer for each, at the same time if need be,
+// then Finish.
+type Checker struct {
+	budget *tree.Budget
+	read   []*tree.Layer
+}
+
+// Checker returns one for an image with a number of layers.
+func (s *Store) Checker(layers int) *Checker {
+	return &Checker{budget: tree.NewBudget(s.Limits), read: make([]*tree.Layer, layers)}
+}
+
+// ReadLayer reads layer number i, which may be compressed, to its end, and verifies what it is uncompressed.
+func (c *Checker) ReadLayer(ctx context.Context, i int, diffID digest.Digest, r io.Reader) error {
+	plain, err := Uncompress(r, diffID)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	c.read[i], err = tree.ReadNewLayer(ctx, plain, nil, c.budget)
+	return err
+}
+
+// Finish puts the layers on top of each other. With an error comes the number of the layer that does not fit.
+func (c *Checker) Finish(ctx context.Context) (int, error) {
+	t := tree.New()
+	for i, l := range c.read {
+		if err := t.Apply(ctx, l); err != nil {
+			return i, err
+		}
+	}
+	return 0, nil
 }
 
 // newImage makes the record of an image whose blobs were all added.

@@ -43,7 +43,7 @@ func (in *importer) readLayout(ctx context.Context, src source, path, name strin
 	if err != nil {
 		return Image{}, err
 	}
-	index, err := parseIndex(b)
+	index, err := ParseIndex(b)
 	if err != nil {
 		return Image{}, fmt.Errorf("%s: %w", src.describe(ocispec.ImageIndexFile), err)
 	}
@@ -81,8 +81,8 @@ func checkVersion(src source) error {
 	return nil
 }
 
-// parseIndex parses an image index (image-index.md) or Docker's manifest list.
-func parseIndex(b []byte) (*ocispec.Index, error) {
+// ParseIndex parses an image index (image-index.md) or Docker's manifest list.
+func ParseIndex(b []byte) (*ocispec.Index, error) {
 	var index ocispec.Index
 	if err := json.Unmarshal(b, &index); err != nil {
 		return nil, fmt.Errorf("not an image index: %w", err)
@@ -116,7 +116,7 @@ func (in *importer) candidates(ctx context.Context, src source, d ocispec.Descri
 		if err != nil {
 			return err
 		}
-		index, err := parseIndex(b)
+		index, err := ParseIndex(b)
 		if err != nil {
 			return fmt.Errorf("index %s: %w", d.Digest, err)
 		}
@@ -218,8 +218,8 @@ func nameOfLayout(annotations map[string]string, path string) (string, error) {
 	return NormalizeName(strings.TrimSuffix(base, ":latest") + ":" + ref)
 }
 
-// parseManifest parses an image manifest (manifest.md).
-func parseManifest(b []byte) (*ocispec.Manifest, error) {
+// ParseManifest parses an image manifest (manifest.md).
+func ParseManifest(b []byte) (*ocispec.Manifest, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, fmt.Errorf("not an image manifest: %w", err)
@@ -244,8 +244,8 @@ func parseManifest(b []byte) (*ocispec.Manifest, error) {
 	return &m, nil
 }
 
-// parseConfig parses an image configuration (config.md) for a number of layers.
-func parseConfig(b []byte, layers int) (*ocispec.Image, error) {
+// ParseConfig parses an image configuration (config.md), of whatever platform, for a number of layers.
+func ParseConfig(b []byte, layers int) (*ocispec.Image, error) {
 	var c ocispec.Image
 	if err := json.Unmarshal(b, &c); err != nil {
 		return nil, fmt.Errorf("not an image configuration: %w", err)
@@ -258,10 +258,16 @@ func parseConfig(b []byte, layers int) (*ocispec.Image, error) {
 			return nil, fmt.Errorf("diff_id %q: %w", d, err)
 		}
 	}
-	if !fits(&c.Platform) {
-		return nil, fmt.Errorf("the image is for %s/%s, not for %s", c.OS, c.Architecture, platform())
-	}
 	return &c, nil
+}
+
+// parseConfig is ParseConfig for an image of this host's platform.
+func parseConfig(b []byte, layers int) (*ocispec.Image, error) {
+	c, err := ParseConfig(b, layers)
+	if err == nil && !fits(&c.Platform) {
+		err = fmt.Errorf("the image is for %s/%s, not for %s", c.OS, c.Architecture, platform())
+	}
+	return c, err
 }
 
 // readManifest reads an image from its manifest on.
@@ -273,7 +279,7 @@ func (in *importer) readManifest(ctx context.Context, src source, d ocispec.Desc
 	if err != nil {
 		return Image{}, err
 	}
-	m, err := parseManifest(b)
+	m, err := ParseManifest(b)
 	if err != nil {
 		return Image{}, fmt.Errorf("manifest %s: %w", d.Digest, err)
 	}

@@ -28,6 +28,8 @@ import (
 //	blobs/sha256/HEX  content, never changed
 //	names/NAME.json   an Image, its name escaped; replaced by rename
 //	tmp/XXXX/         what one import collects; it holds a flock on the directory as long as it lives
+//	partial/HEX       the beginning of a blob, or all of it, of an image that is or was being pulled; who adds to it or reads it
+//	                  holds a flock on it
 type Store struct {
 	// Limits bound the images that are taken in; to be set before the first import. The zero value stands for
 	// tree.DefaultLimits.
@@ -39,13 +41,16 @@ type Store struct {
 // Open opens the store in dir, which is made when it is missing.
 func Open(dir string) (*Store, error) {
 	s := &Store{dir: dir}
-	for _, d := range []string{s.path("blobs", "sha256"), s.path("names"), s.path("tmp")} {
+	for _, d := range []string{s.path("blobs", "sha256"), s.path("names"), s.path("tmp"), s.path("partial")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}
 	}
 	return s, nil
 }
+
+// Dir returns the store's directory.
+func (s *Store) Dir() string { return s.dir }
 
 func (s *Store) path(parts ...string) string {
 	return filepath.Join(append([]string{s.dir}, parts...)...)
@@ -119,7 +124,7 @@ func readImage(path string) (Image, error) {
 	return img, nil
 }
 
-// Get returns an image by name (without a tag it is ":latest"), by the digest of its manifest with or without "sha256:", or
+// Get returns an image by name (without a tag it is ":latest"), by a repository's name with a digest, by the digest of its manifest with or without "sha256:", or
 // by the beginning of that digest when it fits only one image. The error is errdefs.ErrNotFound and says what there is, or
 // errdefs.ErrInvalidArgument when several images fit.
 func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
@@ -135,6 +140,9 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 		return Image{}, err
 	}
 	found := byDigest(images, ref)
+	if base, d, ok := strings.Cut(name, "@"); ok {
+		found = pulled(images, base, digest.Digest(d))
+	}
 	for _, img := range found {
 		if img.Digest != found[0].Digest {
 			return Image{}, fmt.Errorf("%w: %q fits %s and %s: give more digits", errdefs.ErrInvalidArgument, ref, found[0].Digest,
@@ -145,7 +153,7 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 		return found[0], nil
 	}
 	if len(images) == 0 {
-		return Image{}, fmt.Errorf("image %q: %w: there are no images; import one with `runcvm import PATH [NAME]`", ref,
+		return Image{}, fmt.Errorf("image %q: %w: there are no images; get one with `runcvm pull IMAGE` or `runcvm import PATH [NAME]`", ref,
 			errdefs.ErrNotFound)
 	}
 	return Image{}, fmt.Errorf("image %q: %w: there are %s", ref, errdefs.ErrNotFound, names(images))
@@ -156,6 +164,18 @@ func byDigest(images []Image, ref string) []Image {
 	var found []Image
 	for _, img := range images {
 		if hex := strings.TrimPrefix(ref, "sha256:"); hex != "" && strings.HasPrefix(img.Digest.Encoded(), hex) {
+			found = append(found, img)
+		}
+	}
+	return found
+}
+
+// pulled returns the images of a repository that have a digest, there or here.
+func pulled(images []Image, base string, d digest.Digest) []Image {
+	var found []Image
+	for _, img := range images {
+		tagged := strings.HasPrefix(img.Name, base+":") || strings.HasPrefix(img.Name, base+"@")
+		if tagged && (img.Digest == d || img.Source == d) {
 			found = append(found, img)
 		}
 	}
@@ -255,7 +275,7 @@ func (s *Store) OpenLayer(l Layer) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer %s is gone, perhaps its image was removed: %w", l.Digest, err)
 	}
-	r, err := openLayer(f, l.DiffID)
+	r, err := Uncompress(f, l.DiffID)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("layer %s in %s: %w", l.Digest, path, err)
@@ -272,8 +292,9 @@ func (s *Store) Disk(img Image) (string, bool) {
 	return s.blobPath(img.Layers[0].Digest), true
 }
 
-// openLayer decompresses f and verifies the result, each on a goroutine of its own.
-func openLayer(f io.Reader, diffID digest.Digest) (io.ReadCloser, error) {
+// Uncompress decompresses a layer and verifies the result, each on a goroutine of its own. Its reader ends as that of OpenLayer
+// does; closing does not close r, but waits until it is no longer in use.
+func Uncompress(f io.Reader, diffID digest.Digest) (io.ReadCloser, error) {
 	plain, _, err := layer.Decompress(f)
 	if err != nil {
 		return nil, err

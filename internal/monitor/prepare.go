@@ -119,6 +119,9 @@ func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error 
 		return err
 	}
 	l.prep.image, err = store.Get(ctx, l.req.Image)
+	if err == nil {
+		err = l.prep.image.CheckPlatform()
+	}
 	finished()
 	if err != nil {
 		return err

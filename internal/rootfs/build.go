@@ -47,6 +47,11 @@ func buildImage(ctx context.Context, store *image.Store, img image.Image, f *os.
 		}
 		layers[i] = nil
 	}
+	return finish(b, t, uuid)
+}
+
+// finish gives back the space of what is hidden, and completes the disk.
+func finish(b *erofs.Builder, t *tree.Tree, uuid [16]byte) error {
 	for _, n := range t.Unused() {
 		if err := b.Discard(n.Data); err != nil {
 			return fmt.Errorf("free hidden content: %w", err)

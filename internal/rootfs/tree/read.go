@@ -100,8 +100,17 @@ type Layer struct {
 // ReadLayer reads an uncompressed layer to its end. Contents of files go to w at once and are flushed; without w they are
 // read, but kept nowhere, and the layer is good for a check only.
 func ReadLayer(ctx context.Context, r io.Reader, w *erofs.DataWriter, budget *Budget) (*Layer, error) {
+	return readLayer(ctx, r, w, budget, w == nil)
+}
+
+// ReadNewLayer is ReadLayer for a layer that was never checked: what has no place in a disk is told in the log.
+func ReadNewLayer(ctx context.Context, r io.Reader, w *erofs.DataWriter, budget *Budget) (*Layer, error) {
+	return readLayer(ctx, r, w, budget, true)
+}
+
+func readLayer(ctx context.Context, r io.Reader, w *erofs.DataWriter, budget *Budget, isNew bool) (*Layer, error) {
 	counted := &meter{ctx: ctx, r: r, budget: budget}
-	l := layerReader{ctx: ctx, tr: tar.NewReader(counted), w: w, budget: budget, layer: &Layer{}}
+	l := layerReader{ctx: ctx, tr: tar.NewReader(counted), w: w, budget: budget, layer: &Layer{}, isNew: isNew}
 	for {
 		more, err := l.next()
 		if err != nil {
@@ -156,12 +165,13 @@ type layerReader struct {
 	w      *erofs.DataWriter
 	budget *Budget
 	layer  *Layer
+	isNew  bool
 	warned map[string]bool
 }
 
-// warn logs something that has no place in the disk, once for a kind, a few kinds for a layer, and only when it is checked.
+// warn logs something that has no place in the disk, once for a kind, a few kinds for a layer, and only when it is new.
 func (l *layerReader) warn(kind, path string) {
-	if l.warned[kind] || l.w != nil {
+	if l.warned[kind] || !l.isNew {
 		return
 	}
 	const most = 20
