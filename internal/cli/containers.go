@@ -192,11 +192,13 @@ func (a *app) timelineCommand() *cobra.Command {
 				return t.Chart(a.stdout, terminalWidth())
 			case "json":
 				return json.NewEncoder(a.stdout).Encode(t)
+			case "svg":
+				return t.SVG(a.stdout, fmt.Sprintf("%s (%s, %s)", e.Name, e.Image, filepath.Base(e.VMM.Path)))
 			}
-			return fmt.Errorf("--format %q is neither chart nor json", format)
+			return fmt.Errorf("--format %q is none of chart, svg, json", format)
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "chart", "chart or json")
+	cmd.Flags().StringVar(&format, "format", "chart", "chart, svg (a picture), or json")
 	return cmd
 }
 

@@ -241,9 +241,23 @@ func (s *Store) namesOf(ctx context.Context, ref string) ([]string, error) {
 
 // sweepBlobs removes blobs that no image uses. The caller holds the lock.
 func (s *Store) sweepBlobs(ctx context.Context) error {
+	unused, err := s.unusedBlobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range unused {
+		if err := os.Remove(s.path("blobs", "sha256", name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sweep blobs: %w", err)
+		}
+	}
+	return nil
+}
+
+// unusedBlobs returns the names of blobs that no image uses. The caller holds the lock.
+func (s *Store) unusedBlobs(ctx context.Context) ([]string, error) {
 	images, err := s.List(ctx)
 	if err != nil {
-		return err // a record that can't be read may use any blob
+		return nil, err // a record that can't be read may use any blob
 	}
 	used := map[string]bool{}
 	for _, img := range images {
@@ -253,17 +267,15 @@ func (s *Store) sweepBlobs(ctx context.Context) error {
 	}
 	files, err := os.ReadDir(s.path("blobs", "sha256"))
 	if err != nil {
-		return fmt.Errorf("sweep blobs: %w", err)
+		return nil, fmt.Errorf("sweep blobs: %w", err)
 	}
+	var unused []string
 	for _, f := range files {
-		if used[f.Name()] {
-			continue
-		}
-		if err := os.Remove(s.path("blobs", "sha256", f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("sweep blobs: %w", err)
+		if !used[f.Name()] {
+			unused = append(unused, f.Name())
 		}
 	}
-	return nil
+	return unused, nil
 }
 
 // OpenLayer returns the uncompressed bytes of a layer. In place of io.EOF its reader returns layer.ErrDigest, wrapped with

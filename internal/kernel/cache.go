@@ -51,7 +51,7 @@ const staleAfter = time.Hour
 // its files on disk, or not at all; of two processes at once the first wins and both return its work.
 func cached(ctx context.Context, cacheDir, name string, fill func(ctx context.Context, dir string) error) (string, error) {
 	final := filepath.Join(cacheDir, name)
-	if isDir(final) {
+	if use(cacheDir, name) {
 		return final, nil
 	}
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {

@@ -29,8 +29,10 @@ func prepare(ctx context.Context, s source, cacheDir string) (Kernel, error) {
 		return Kernel{}, err
 	}
 	name := "kernel-" + key
-	if k, ok := loadEntry(filepath.Join(cacheDir, name)); ok {
-		return k, nil
+	if use(cacheDir, name) {
+		if k, ok := loadEntry(filepath.Join(cacheDir, name)); ok {
+			return k, nil
+		}
 	}
 	dir, err := cached(ctx, cacheDir, name, func(ctx context.Context, dir string) error { return fillEntry(ctx, s, dir) })
 	if err != nil {

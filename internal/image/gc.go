@@ -1,0 +1,85 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/garbage"
+)
+
+// Garbage finds blobs that no image uses, and what killed imports left.
+func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	blobs, err := s.unusedBlobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var items []garbage.Item
+	for _, name := range blobs {
+		path := s.path("blobs", "sha256", name)
+		items = append(items, garbage.Item{Kind: "blob", Path: path, Size: garbage.Size(path), Why: "no image uses it",
+			Remove: func(ctx context.Context) (bool, error) { return s.removeBlob(ctx, name) }})
+	}
+	dirs, err := os.ReadDir(s.path("tmp"))
+	if err != nil {
+		return nil, fmt.Errorf("look for unfinished imports: %w", err)
+	}
+	for _, d := range dirs {
+		path := s.path("tmp", d.Name())
+		// A lock that is had and given back at once is none that could disturb: imports take theirs under the store's lock.
+		if f := lockLeftover(path); f != nil {
+			f.Close()
+			items = append(items, garbage.Item{Kind: "import", Path: path, Size: garbage.Size(path), Why: "its process is gone",
+				Remove: func(ctx context.Context) (bool, error) { return s.removeLeftover(ctx, path) }})
+		}
+	}
+	return items, nil
+}
+
+func (s *Store) removeBlob(ctx context.Context, name string) (bool, error) {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	unused, err := s.unusedBlobs(ctx)
+	if err != nil || !slices.Contains(unused, name) {
+		return false, err
+	}
+	return true, os.Remove(s.path("blobs", "sha256", name))
+}
+
+func (s *Store) removeLeftover(ctx context.Context, path string) (bool, error) {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	f := lockLeftover(path)
+	if f == nil {
+		return false, nil
+	}
+	defer f.Close()
+	return true, os.RemoveAll(path)
+}
+
+// lockLeftover takes the lock of an import's directory; nil where it lives or is gone. The caller holds the store's lock.
+func lockLeftover(path string) *os.File {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		f.Close()
+		return nil
+	}
+	return f
+}

@@ -1,0 +1,111 @@
+package kernel
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// entry makes a cache entry with a file and returns its directory.
+func entry(t *testing.T, dir, name string) string {
+	t.Helper()
+	path, err := cached(t.Context(), dir, name, func(_ context.Context, tmp string) error {
+		return os.WriteFile(filepath.Join(tmp, "file"), []byte("x"), 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func age(t *testing.T, path string, by time.Duration) {
+	t.Helper()
+	then := time.Now().Add(-by)
+	if err := os.Chtimes(path, then, then); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGarbageOfTheCacheIsWhatWasNotUsed(t *testing.T) {
+	dir := t.TempDir()
+	const hex = "0123456789abcdef0123456789abcdef"
+	unused, used := entry(t, dir, "kernel-"+hex), entry(t, dir, "initramfs-"+hex)
+	age(t, unused, 48*time.Hour)
+	age(t, used, 48*time.Hour)
+	entry(t, dir, "initramfs-"+hex) // again
+	other := filepath.Join(dir, "imported")
+	leftover, working := filepath.Join(dir, ".tmp-1"), filepath.Join(dir, ".tmp-2")
+	for _, d := range []string{other, leftover, working} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	age(t, other, 48*time.Hour)
+	age(t, leftover, 2*staleAfter)
+	items, err := Garbage(dir, time.Now().Add(-24*time.Hour))
+	if err != nil || len(items) != 2 || items[0].Path != leftover || items[1].Path != unused {
+		t.Fatalf("%+v, %v", items, err)
+	}
+	for _, i := range items {
+		if removed, err := i.Remove(t.Context()); !removed || err != nil {
+			t.Errorf("%s: removed %t, %v", i.Path, removed, err)
+		}
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 3 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+func TestAnEntryThatIsUsedMeanwhileStays(t *testing.T) {
+	dir := t.TempDir()
+	path := entry(t, dir, "kernel-00")
+	age(t, path, time.Hour)
+	items, err := Garbage(dir, time.Now().Add(-time.Minute))
+	if err != nil || len(items) != 1 {
+		t.Fatalf("%+v, %v", items, err)
+	}
+	entry(t, dir, "kernel-00")
+	if removed, err := items[0].Remove(t.Context()); removed || err != nil {
+		t.Errorf("removed %t, %v", removed, err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "file")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhoLooksAnEntryUpHasItWhileGarbageIsCollected(t *testing.T) {
+	dir := t.TempDir()
+	stop := make(chan struct{})
+	var collector sync.WaitGroup
+	collector.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			items, err := Garbage(dir, time.Now().Add(-time.Minute))
+			if err != nil {
+				t.Error(err)
+			}
+			for _, i := range items {
+				if _, err := i.Remove(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	for range 300 {
+		path := entry(t, dir, "kernel-00")
+		if _, err := os.Stat(filepath.Join(path, "file")); err != nil {
+			t.Fatalf("an entry that was looked up is gone: %v", err)
+		}
+		age(t, path, time.Hour) // now it may go
+	}
+	close(stop)
+	collector.Wait()
+}
