@@ -11,7 +11,7 @@ import (
 	"github.com/runcvm/runcvm/internal/garbage"
 )
 
-// Garbage finds blobs that no image uses, and what killed imports left.
+// Garbage finds blobs that no image uses, downloads that nobody goes on with, and what killed imports left.
 func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 	lock, err := s.lock(ctx)
 	if err != nil {
@@ -27,6 +27,18 @@ func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 		path := s.path("blobs", "sha256", name)
 		items = append(items, garbage.Item{Kind: "blob", Path: path, Size: garbage.Size(path), Why: "no image uses it",
 			Remove: func(ctx context.Context) (bool, error) { return s.removeBlob(ctx, name) }})
+	}
+	partials, err := s.Partials(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range partials {
+		if p.InUse {
+			continue
+		}
+		items = append(items, garbage.Item{Kind: "download", Path: p.Path, Size: garbage.Size(p.Path),
+			Why:    "it was not finished; another pull of its image would go on with it",
+			Remove: func(context.Context) (bool, error) { return removePartial(p.Path) }})
 	}
 	dirs, err := os.ReadDir(s.path("tmp"))
 	if err != nil {

@@ -4,6 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 func TestGarbageIsBlobsOfNoImageAndLeftImports(t *testing.T) {
@@ -20,6 +23,18 @@ func TestGarbageIsBlobsOfNoImageAndLeftImports(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(left, "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	download := s.partialPath(digest.FromString("download"))
+	if err := os.WriteFile(download, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	going, err := os.Create(s.partialPath(digest.FromString("going on")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer going.Close()
+	if err := unix.Flock(int(going.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
 	working, err := s.begin(t.Context()) // sweeps what is left, too
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +44,8 @@ func TestGarbageIsBlobsOfNoImageAndLeftImports(t *testing.T) {
 		t.Fatal(err)
 	}
 	items, err := s.Garbage(t.Context())
-	if err != nil || len(items) != 2 || items[0].Path != blob || items[0].Size == 0 || items[1].Path != left {
+	if err != nil || len(items) != 3 || items[0].Path != blob || items[0].Size == 0 || items[1].Path != download ||
+		items[2].Path != left {
 		t.Fatalf("%+v, %v", items, err)
 	}
 	for _, i := range items {
@@ -37,8 +53,10 @@ func TestGarbageIsBlobsOfNoImageAndLeftImports(t *testing.T) {
 			t.Errorf("%s: removed %t, %v", i.Path, removed, err)
 		}
 	}
-	if _, err := os.Stat(working.dir.Name()); err != nil {
-		t.Errorf("an import at work has lost its directory: %v", err)
+	for _, path := range []string{working.dir.Name(), going.Name()} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("an import or a pull at work has lost what it has: %v", err)
+		}
 	}
 	if f := files(t, s, img); f["a"] != "x" {
 		t.Errorf("the image's files: %v", f)
