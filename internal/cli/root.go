@@ -80,7 +80,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.runCommand(), a.execCommand(), a.attachCommand(), a.psCommand(), a.logsCommand(), a.rmCommand(), a.timelineCommand(),
 		a.importCommand(), a.imagesCommand(), a.rmiCommand(), a.cacheCommand(), a.configCommand())
 	root.AddCommand(a.pullCommand(), a.saveCommand(), a.tagCommand())
-	root.AddCommand(a.completionCommand(), a.doctorCommand(), a.gcCommand())
+	root.AddCommand(a.completionCommand(), a.doctorCommand(), a.gcCommand(), a.firecrackerCommand())
 	a.completeArguments(root)
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/firecracker/install"
 )
 
 func settings(t *testing.T, env map[string]string) *config.Config {
@@ -171,7 +172,7 @@ func TestVersions(t *testing.T) {
 			t.Errorf("%q is %v, %t", text, v, ok)
 		}
 	}
-	if compare([3]int{1, 9, 9}, leastFirecracker) >= 0 || compare([3]int{1, 13, 1}, leastFirecracker) != 0 || compare([3]int{2, 0, 0}, leastFirecracker) <= 0 {
+	if compare([3]int{1, 9, 9}, install.Least) >= 0 || compare([3]int{1, 13, 1}, install.Least) != 0 || compare([3]int{2, 0, 0}, install.Least) <= 0 {
 		t.Error("versions are not ordered as numbers")
 	}
 }

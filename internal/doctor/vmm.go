@@ -11,11 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/runcvm/runcvm/internal/firecracker/install"
 	"github.com/runcvm/runcvm/internal/programs"
 )
-
-// leastFirecracker is the first version that is supported: 1.13.1.
-var leastFirecracker = [3]int{1, 13, 1}
 
 const installFirecracker = "runcvm firecracker install URL (a release's .tgz: https://github.com/firecracker-microvm/firecracker/releases)"
 
@@ -61,8 +59,8 @@ func checkFirecracker(ctx context.Context, h *host) Result {
 		return Result{Status: Missing, Detail: fmt.Sprintf("%s says that it is %.100q, no Firecracker", path, firstLine(text)),
 			Remedy: installFirecracker}
 	}
-	if compare(version, leastFirecracker) < 0 {
-		return Result{Status: Missing, Detail: fmt.Sprintf("%s is version %s, the least is %s", path, dotted(version), dotted(leastFirecracker)),
+	if compare(version, install.Least) < 0 {
+		return Result{Status: Missing, Detail: fmt.Sprintf("%s is version %s, the least is %s", path, dotted(version), dotted(install.Least)),
 			Remedy: installFirecracker}
 	}
 	return Result{Status: Found, Detail: path + ", version " + dotted(version)}
