@@ -45,6 +45,7 @@ type agent struct {
 	boot    *bootTask
 	state   registry
 	calls   *callers
+	copies  transfers
 	end     func()
 }
 
@@ -68,6 +69,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	guestapi.RegisterAgentService(server, &service{a})
+	guestapi.RegisterCopyService(server, &copyService{a})
 	go func() { failed <- server.Serve(ctx, a.calls.track(listeners[0])) }()
 	go func() { failed <- a.serveStreams(listeners[1]) }()
 	go a.boot.run(func() error { return prepareGuest(rest) })

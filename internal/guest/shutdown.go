@@ -21,7 +21,7 @@ const (
 // shutdown kills what runs and unmounts every disk; the guest reboots soon after its answer.
 func (a *agent) shutdown() error {
 	defer func() { go a.endSoon() }()
-	var errs []error
+	errs := []error{a.copies.stop()}
 	for _, c := range a.state.close() {
 		if err := killCgroup(c.cgroup()); err != nil {
 			errs = append(errs, fmt.Errorf("kill container %s: %w", c.id, err))

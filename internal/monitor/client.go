@@ -12,6 +12,7 @@ import (
 // Client talks to the monitor of one container.
 type Client struct {
 	api.MonitorService
+	api.CopyService
 	Processes api.ProcessesClient
 	rpc       *ttrpc.Client
 }
@@ -23,7 +24,7 @@ func Dial(ctx context.Context, e *container.Entry) (*Client, error) {
 		return nil, err
 	}
 	rpc := ttrpc.NewClient(conn)
-	return &Client{MonitorService: api.NewMonitorClient(rpc), Processes: api.NewProcessesClient(rpc), rpc: rpc}, nil
+	return &Client{MonitorService: api.NewMonitorClient(rpc), CopyService: api.NewCopyClient(rpc), Processes: api.NewProcessesClient(rpc), rpc: rpc}, nil
 }
 
 // Close ends the connection.

@@ -40,6 +40,7 @@ func serve(log *slog.Logger) (*server, error) {
 	s := &server{ttrpc: t, processes: newProcesses(log), killAsked: make(chan struct{})}
 	api.RegisterMonitorService(t, s)
 	api.RegisterProcessesService(t, s.processes)
+	api.RegisterCopyService(t, s)
 	go func() {
 		if err := t.Serve(context.Background(), l); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			log.Error("the monitor's socket is closed", "error", err)

@@ -42,6 +42,10 @@ func (e *AgentError) Is(target error) bool {
 		return target == errdefs.ErrFailedPrecondition
 	case codes.NotFound:
 		return target == errdefs.ErrNotFound
+	case codes.InvalidArgument:
+		return target == errdefs.ErrInvalidArgument
+	case codes.ResourceExhausted:
+		return target == errdefs.ErrResourceExhausted
 	}
 	return false
 }
