@@ -81,6 +81,7 @@ func (a *app) root() *cobra.Command {
 		a.importCommand(), a.imagesCommand(), a.rmiCommand(), a.cacheCommand(), a.configCommand())
 	root.AddCommand(a.pullCommand(), a.saveCommand(), a.tagCommand())
 	root.AddCommand(a.completionCommand(), a.doctorCommand(), a.gcCommand(), a.firecrackerCommand())
+	root.AddCommand(a.cpCommand())
 	a.completeArguments(root)
 	return root
 }
