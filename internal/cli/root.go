@@ -82,6 +82,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.pullCommand(), a.saveCommand(), a.tagCommand())
 	root.AddCommand(a.completionCommand(), a.doctorCommand(), a.gcCommand(), a.firecrackerCommand())
 	root.AddCommand(a.cpCommand())
+	root.AddCommand(a.kernelCommand())
 	a.completeArguments(root)
 	return root
 }

@@ -80,7 +80,7 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 	flags.StringArrayVar(&r.Options.Tmpfs, "tmpfs", nil, "file system in memory, PATH[:OPTIONS]")
 	f.options.register(flags, &r.Options)
 	flags.StringVar(&f.size, "size", "", "size of the writable disk (10g)")
-	flags.StringVar(&f.kernel, "kernel", "", "guest kernel: vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
+	flags.StringVar(&f.kernel, "kernel", "", "guest kernel: the name of an imported one, a vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
 	f.pull.add(flags)
 	flags.StringVar(&f.timeout, "timeout", "", "kill it after this time: seconds, or a duration (90s, 10m)")
 	f.options.refuse(flags)
@@ -116,6 +116,7 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 		r.Timeout, err = duration(f.timeout)
 		errs = append(errs, flagError("timeout", err))
 	}
+	errs = append(errs, a.locateKernel())
 	r.Settings = a.cfg.Values()
 	errs = append(errs, r.Options.Check(), f.pull.check())
 	return errors.Join(errs...)

@@ -35,7 +35,7 @@ var settings = []setting{
 		func(c *Config) *string { return &c.Emulation }, "auto", "never", "always"),
 
 	text("kernel.path", "RUNCVM_KERNEL", "",
-		"guest kernel: vmlinux, vmlinuz, .deb, or a tree with boot/ and lib/modules/; empty: the newest found",
+		"guest kernel: name of an imported one, vmlinux, vmlinuz, .deb, or a tree with boot/ and lib/modules/; empty: the default, or the newest found",
 		func(c *Config) *string { return &c.Kernel }),
 	text("kernel.args", "RUNCVM_KERNEL_ARGS", "", "added to the guest kernel's command line",
 		func(c *Config) *string { return &c.KernelArgs }),

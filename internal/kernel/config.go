@@ -42,7 +42,7 @@ type requirement struct {
 	use    string
 }
 
-// requirements is what the boot and containers need. The modules among them that the boot itself needs are in bootModules.
+// requirements is what the boot and containers need; a kernel that lacks one is refused. The modules among them that the boot itself needs are in bootModules.
 var requirements = []requirement{
 	{"64BIT", "", "the agent is a program for x86-64"},
 	{"PVH", "", "the VMM's way to enter the kernel"},
@@ -99,27 +99,3 @@ var requirements = []requirement{
 	{"SHMEM", "", "/dev/shm"},
 }
 
-// check names everything that the kernel lacks in one error. mods is nil where the kernel has no modules directory.
-func (c config) check(mods *moduleTree) error {
-	var missing []string
-	for _, r := range requirements {
-		switch v := c[r.option]; {
-		case v == "y":
-		case v != "m" || r.module == "":
-			how := "is not set"
-			if v == "m" {
-				how = "is a module but must be built in"
-			}
-			missing = append(missing, fmt.Sprintf("CONFIG_%s %s (%s)", r.option, how, r.use))
-		case mods == nil:
-			missing = append(missing, fmt.Sprintf("CONFIG_%s is a module and there is no modules directory (%s)", r.option, r.use))
-		case !mods.has(r.module):
-			missing = append(missing, fmt.Sprintf("CONFIG_%s is a module and %s.ko is not in %s (%s)",
-				r.option, r.module, mods.dir, r.use))
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	return fmt.Errorf("the kernel lacks what the guest needs: %s", strings.Join(missing, "; "))
-}

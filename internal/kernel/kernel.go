@@ -21,8 +21,8 @@ import (
 
 // Options says where Find looks.
 type Options struct {
-	// Path is the kernel: an ELF vmlinux, a vmlinuz, a Debian package of a kernel image, or a directory that holds
-	// boot/vmlinuz-* and lib/modules. Empty: the newest kernel under Roots is taken.
+	// Path is the kernel: the name of an imported one, an ELF vmlinux, a vmlinuz, a Debian package of a kernel image, or a directory
+	// that holds boot/vmlinuz-* and lib/modules. Empty: the default that SetDefault chose, or else the newest kernel under Roots.
 	Path string
 	// Roots are directories that hold boot/vmlinuz-* and lib/modules, in the order in which they are searched.
 	Roots []string
@@ -63,6 +63,13 @@ func Find(ctx context.Context, o Options) (Kernel, error) {
 	if o.CacheDir == "" {
 		return Kernel{}, errors.New("find kernel: no cache directory given")
 	}
+	if o.Path == "" {
+		name, err := Default(o.CacheDir)
+		if err != nil {
+			return Kernel{}, err
+		}
+		o.Path = name
+	}
 	if o.Path != "" {
 		k, err := findPath(ctx, o.Path, o.CacheDir)
 		if err != nil {
@@ -91,42 +98,55 @@ func Find(ctx context.Context, o Options) (Kernel, error) {
 	if len(refused) > 0 {
 		return Kernel{}, errors.Join(refused...)
 	}
-	return Kernel{}, fmt.Errorf("%w: no boot/vmlinuz-* in %s; install linux-image-cloud-amd64, or name a kernel",
-		ErrNotFound, strings.Join(o.Roots, ", "))
+	return Kernel{}, notFound(o.Roots)
 }
 
-func findPath(ctx context.Context, path, cacheDir string) (Kernel, error) {
-	path, err := filepath.Abs(path)
+func notFound(roots []string) error {
+	return fmt.Errorf("%w: no boot/vmlinuz-* in %s; install linux-image-cloud-amd64, or name a kernel",
+		ErrNotFound, strings.Join(roots, ", "))
+}
+
+func findPath(ctx context.Context, ref, cacheDir string) (Kernel, error) {
+	path, err := Locate(cacheDir, ref)
 	if err != nil {
 		return Kernel{}, err
 	}
-	info, err := os.Stat(path)
+	s, err := sourceAt(path, func() (string, error) { return unpackDeb(ctx, path, cacheDir) })
 	if err != nil {
 		return Kernel{}, err
+	}
+	return prepare(ctx, s, cacheDir)
+}
+
+// sourceAt finds the kernel at a path. A Debian package is unpacked by unpack, which returns the directory.
+func sourceAt(path string, unpack func() (string, error)) (source, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return source{}, err
 	}
 	if !info.IsDir() {
 		if !info.Mode().IsRegular() {
-			return Kernel{}, errors.New("neither a regular file nor a directory")
+			return source{}, errors.New("neither a regular file nor a directory")
 		}
 		deb, err := isDeb(path)
 		if err != nil {
-			return Kernel{}, err
+			return source{}, err
 		}
 		if !deb {
-			return prepare(ctx, sourceOf(path), cacheDir)
+			return sourceOf(path), nil
 		}
-		if path, err = unpackDeb(ctx, path, cacheDir); err != nil {
-			return Kernel{}, err
+		if path, err = unpack(); err != nil {
+			return source{}, err
 		}
 	}
 	sources, err := searchRoot(path)
 	if err != nil {
-		return Kernel{}, err
+		return source{}, err
 	}
 	if len(sources) == 0 {
-		return Kernel{}, fmt.Errorf("%w: no boot/vmlinuz-* in %s", ErrNotFound, path)
+		return source{}, fmt.Errorf("%w: no boot/vmlinuz-* in %s", ErrNotFound, path)
 	}
-	return prepare(ctx, sources[0], cacheDir)
+	return sources[0], nil
 }
 
 // searchRoot lists the kernels under root, the best first: Debian's cloud flavour (made for virtual machines) before others, and
@@ -142,6 +162,9 @@ func searchRoot(root string) ([]source, error) {
 	var found []source
 	for _, e := range entries {
 		release, ok := strings.CutPrefix(e.Name(), "vmlinuz-")
+		if !ok {
+			release, ok = strings.CutPrefix(e.Name(), "vmlinux-")
+		}
 		if !ok || strings.HasSuffix(release, ".old") || strings.HasPrefix(release, "0-rescue") {
 			continue
 		}

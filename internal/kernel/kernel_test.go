@@ -287,7 +287,7 @@ func TestKernelWithoutWhatTheGuestNeedsIsRefusedByName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = conf.check(tt.mods)
+		err = refusal(facts{conf: conf, mods: tt.mods}.check(requirements))
 		if (err == nil) != (tt.want == nil) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -69,27 +69,53 @@ func loadEntry(dir string) (Kernel, bool) {
 // fillEntry does the work: dir gets the unpacked image (unless s.image is one already), the embedded configuration if that is
 // the only one, and the description of both, written last.
 func fillEntry(ctx context.Context, s source, dir string) error {
-	k := Kernel{Release: s.release}
-	image, err := os.Open(s.image)
+	f, err := inspect(ctx, s, dir)
 	if err != nil {
 		return err
+	}
+	if f.conf == nil {
+		slog.WarnContext(ctx, "the kernel's configuration was not found, so only its modules are checked", "kernel", s.image)
+	}
+	if err := refusal(f.check(requirements)); err != nil {
+		return err
+	}
+	b, err := json.Marshal(f.Kernel)
+	if err != nil {
+		return err
+	}
+	return writeSynced(filepath.Join(dir, entryKernel), func(f *os.File) error { _, err := f.Write(b); return err })
+}
+
+// facts are what is known of a kernel that can be booted.
+type facts struct {
+	Kernel
+	conf config      // nil where there is none
+	mods *moduleTree // nil where there are none
+}
+
+// inspect unpacks an image into dir, unless it is unpacked, and finds out what it has. Paths in dir are relative.
+func inspect(ctx context.Context, s source, dir string) (facts, error) {
+	var f facts
+	image, err := os.Open(s.image)
+	if err != nil {
+		return f, err
 	}
 	defer image.Close()
 	vmlinux, named, err := unpackImage(ctx, image, dir)
 	if err != nil {
-		return err
+		return f, err
 	}
 	defer vmlinux.Close()
 	if err := checkVmlinux(vmlinux); err != nil {
-		return err
+		return f, err
 	}
-	k.Vmlinux = s.image
+	f.Vmlinux = s.image
 	if vmlinux != image {
-		k.Vmlinux = entryVmlinux
+		f.Vmlinux = entryVmlinux
 	}
 	release, ikconfig, err := scanVmlinux(vmlinux)
 	if err != nil {
-		return err
+		return f, err
 	}
 	// What the image says is what uname will say, and where the modules are; the file's name is only a name.
 	if release == "" {
@@ -99,15 +125,14 @@ func fillEntry(ctx context.Context, s source, dir string) error {
 		s.release, s.configPath, s.modulesDir = release, "", ""
 		s.locate(filepath.Dir(s.image))
 	}
-	k.Release, k.ModulesDir = s.release, s.modulesDir
-	if k.ConfigPath, err = checkConfiguration(ctx, s, ikconfig, dir); err != nil {
-		return err
+	f.Release, f.ModulesDir = s.release, s.modulesDir
+	if f.ConfigPath, f.conf, err = readConfiguration(s, ikconfig, dir); err != nil {
+		return f, err
 	}
-	b, err := json.Marshal(k)
-	if err != nil {
-		return err
+	if s.modulesDir != "" {
+		f.mods, err = readModules(s.modulesDir)
 	}
-	return writeSynced(filepath.Join(dir, entryKernel), func(f *os.File) error { _, err := f.Write(b); return err })
+	return f, err
 }
 
 // unpackImage returns the uncompressed image: image itself, or the file that it unpacked into dir. The release is the one that
@@ -141,16 +166,16 @@ func unpackImage(ctx context.Context, image *os.File, dir string) (vmlinux *os.F
 	return vmlinux, b.release, nil
 }
 
-// checkConfiguration checks the kernel against the list of what the guest needs and returns the configuration's path (relative
-// to dir when it was taken out of the image). A kernel without any configuration is used as it is: a boot that fails shows why.
-func checkConfiguration(ctx context.Context, s source, ikconfig []byte, dir string) (string, error) {
+// readConfiguration reads the kernel's configuration and returns its path (relative to dir when it was taken out of the image).
+// A kernel may come without any.
+func readConfiguration(s source, ikconfig []byte, dir string) (string, config, error) {
 	var r io.Reader
 	path := s.configPath
 	switch {
 	case path != "":
 		f, err := os.Open(path)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		defer f.Close()
 		r = f
@@ -158,22 +183,15 @@ func checkConfiguration(ctx context.Context, s source, ikconfig []byte, dir stri
 		path = entryConfig
 		err := writeSynced(filepath.Join(dir, path), func(f *os.File) error { _, err := f.Write(ikconfig); return err })
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		r = bytes.NewReader(ikconfig)
 	default:
-		slog.WarnContext(ctx, "the kernel's configuration was not found, so it is used unchecked", "kernel", s.image)
-		return "", nil
+		return "", nil, nil
 	}
 	conf, err := parseConfig(r)
 	if err != nil {
-		return "", fmt.Errorf("configuration %s: %w", path, err)
+		return "", nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
-	var mods *moduleTree
-	if s.modulesDir != "" {
-		if mods, err = readModules(s.modulesDir); err != nil {
-			return "", err
-		}
-	}
-	return path, conf.check(mods)
+	return path, conf, nil
 }
