@@ -98,4 +98,3 @@ var requirements = []requirement{
 	{"MULTIUSER", "", "users"},
 	{"SHMEM", "", "/dev/shm"},
 }
-

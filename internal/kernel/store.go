@@ -43,18 +43,14 @@ type Imported struct {
 // ErrUnknown says that no kernel of a name was imported.
 var ErrUnknown = errors.New("no such kernel was imported")
 
-var (
-	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.+~-]{0,63}$`)
-	// cachePattern are names that the cache gives; see cached.
-	cachePattern = regexp.MustCompile(`^(kernel|initramfs|deb|modules)-[0-9a-f]{32}$`)
-)
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.+~-]{0,63}$`)
 
 // CheckName says whether a kernel can have the name, and if not, why.
 func CheckName(name string) error {
 	if !namePattern.MatchString(name) {
 		return fmt.Errorf("name %.80q: only letters, digits, '_', '.', '+', '~' and '-', beginning with a letter or digit, at most 64", name)
 	}
-	if name == defaultLink || cachePattern.MatchString(name) {
+	if name == defaultLink || isEntry(name) {
 		return fmt.Errorf("name %q is reserved", name)
 	}
 	return nil
