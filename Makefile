@@ -21,7 +21,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 E2E_TIMEOUT ?= 45m
 # Narrow a run: make test-e2e RUN=TestExitCode PKG=./test/run
 RUN ?=
-PKG ?= ./test/... ./internal/rootfs ./internal/emulator/vsock
+PKG ?= ./test/... ./internal/kernel ./internal/rootfs ./internal/emulator/vsock
 # Time that each fuzz target gets: make fuzz FUZZTIME=5m
 FUZZTIME ?= 30s
 
