@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -81,4 +82,16 @@ func layer(t testing.TB, files map[string]string) v1.Layer {
 		t.Fatal(err)
 	}
 	return must(tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }))(t)
+}
+
+// Unpack puts the Debian image's files into a directory.
+func Unpack(t testing.TB, dir string) {
+	t.Helper()
+	files := mutate.Extract(debian(t))
+	defer files.Close()
+	cmd := exec.Command("tar", "-C", dir, "--numeric-owner", "-xf", "-")
+	cmd.Stdin = files
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("unpack the Debian image: %v: %s", err, out)
+	}
 }
