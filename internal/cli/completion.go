@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/kernel"
 )
 
 // Command returns the tree of commands for those who describe it: man pages, documentation, completion.
@@ -46,6 +47,7 @@ func (a *app) completionCommand() *cobra.Command {
 // completeArguments lets shells complete the arguments of every verb by the words of its Use: CONTAINER and IMAGE are looked
 // up, anything else is left to the verb, and PATH, FILE and DIR to the shell.
 func (a *app) completeArguments(cmd *cobra.Command) {
+	completeFlags(cmd)
 	for _, sub := range cmd.Commands() {
 		a.completeArguments(sub)
 	}
@@ -64,12 +66,39 @@ func (a *app) completeArguments(cmd *cobra.Command) {
 		switch strings.TrimSuffix(place, "...") {
 		case "CONTAINER":
 			return a.completeContainers(args), cobra.ShellCompDirectiveNoFileComp
+		case "CONTAINER:SRC_PATH":
+			// Or a path here, which the shell completes where no container's name begins so.
+			var places []cobra.Completion
+			for _, c := range a.completeContainers(nil) {
+				name, what, _ := strings.Cut(c, "\t")
+				places = append(places, cobra.CompletionWithDesc(name+":", what))
+			}
+			return places, cobra.ShellCompDirectiveNoSpace
+		case "NAME", "NAME|PATH":
+			if cmd.Parent().Name() == "kernel" {
+				return a.completeKernels(), cobra.ShellCompDirectiveDefault
+			}
 		case "IMAGE", "REPOSITORY[:TAG]":
 			return a.completeImages(cmd.Context(), args), cobra.ShellCompDirectiveNoFileComp
 		case "":
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		return nil, cobra.ShellCompDirectiveDefault
+	}
+}
+
+// flagValues are what flags take of these names, on whatever verb.
+var flagValues = map[string][]string{
+	"format": {"table", "json"}, "log-level": {"debug", "info", "warn", "error"}, "source": {"output", "console", "vmm", "monitor"},
+	"pull": {"missing", "always", "never"}, "restart": {"no", "on-failure", "always", "unless-stopped"},
+}
+
+func completeFlags(cmd *cobra.Command) {
+	for name, values := range flagValues {
+		if cmd.Flags().Lookup(name) != nil || cmd.PersistentFlags().Lookup(name) != nil {
+			// It fails only for a flag that there is not, or that a verb has described itself.
+			_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+		}
 	}
 }
 
@@ -108,6 +137,21 @@ func (a *app) completeContainers(given []string) []cobra.Completion {
 		if !slices.ContainsFunc(given, named) {
 			names = append(names, cobra.CompletionWithDesc(e.Name, e.Image+", "+strings.ToLower(containerStatus(e))))
 		}
+	}
+	return names
+}
+
+func (a *app) completeKernels() []cobra.Completion {
+	if a.configure() != nil {
+		return nil
+	}
+	kernels, err := kernel.List(a.kernelsDir())
+	if err != nil {
+		return nil
+	}
+	var names []cobra.Completion
+	for _, k := range kernels {
+		names = append(names, cobra.CompletionWithDesc(k.Name, k.Release))
 	}
 	return names
 }

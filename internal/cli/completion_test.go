@@ -38,6 +38,7 @@ func TestContainersAndFlagsAreCompleted(t *testing.T) {
 		var out, discard bytes.Buffer
 		a.stdout, a.stderr = &out, &discard
 		root := a.root()
+		a.completeArguments(root)
 		root.SetOut(&out)
 		root.SetErr(&discard)
 		root.SetArgs(append([]string{"__complete", "--data-dir", data, "--run-dir", run}, args...))
@@ -63,6 +64,12 @@ func TestContainersAndFlagsAreCompleted(t *testing.T) {
 	}
 	if got := complete("import", ""); got != ":0\n" {
 		t.Errorf("paths are the shell's: %q", got)
+	}
+	if got := complete("cp", ""); !strings.Contains(got, "web:\tdebian:12") || !strings.HasSuffix(got, ":2\n") {
+		t.Errorf("cp: %q", got)
+	}
+	if got := complete("logs", "--source", ""); !strings.Contains(got, "console\n") || !strings.HasSuffix(got, ":4\n") {
+		t.Errorf("values of a flag: %q", got)
 	}
 	if got := complete("completion", ""); !strings.Contains(got, "bash\nzsh\nfish\n") {
 		t.Errorf("shells: %q", got)

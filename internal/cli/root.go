@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,7 +52,11 @@ func Execute(zero time.Time) int {
 	if len(os.Args) == 2 && os.Args[1] == monitor.Command {
 		return monitor.Main()
 	}
-	err := a.root().ExecuteContext(context.Background())
+	root := a.root()
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], cobra.ShellCompRequestCmd) {
+		a.completeArguments(root) // no other start pays for it
+	}
+	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return a.code
 	}
@@ -83,7 +88,6 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.completionCommand(), a.doctorCommand(), a.gcCommand(), a.firecrackerCommand())
 	root.AddCommand(a.cpCommand())
 	root.AddCommand(a.kernelCommand())
-	a.completeArguments(root)
 	return root
 }
 

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/runcvm/runcvm/internal/firecracker/install"
@@ -135,11 +136,12 @@ func checkQEMU(ctx context.Context, _ *host) Result {
 	return Result{Status: Found, Detail: path + ", " + firstLine(text)}
 }
 
-var versionRE = regexp.MustCompile(`v?([0-9]+)\.([0-9]+)\.([0-9]+)`)
+// versionRE is compiled when it is first used: what is compiled at the program's start is a part of every container's.
+var versionRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`v?([0-9]+)\.([0-9]+)\.([0-9]+)`) })
 
 // parseVersion finds the first version in a text.
 func parseVersion(text string) (v [3]int, ok bool) {
-	m := versionRE.FindStringSubmatch(text)
+	m := versionRE().FindStringSubmatch(text)
 	if m == nil {
 		return v, false
 	}

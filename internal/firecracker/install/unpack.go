@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -33,7 +34,7 @@ var programs = []string{"jailer", "firecracker"}
 
 // programRE is how they are called in a release and by themselves: firecracker-v1.13.1-x86_64, firecracker. The release has
 // debugging symbols under longer names.
-var programRE = regexp.MustCompile(`^(firecracker|jailer)(-v[0-9][0-9.]*-x86_64)?$`)
+var programRE = lazily(`^(firecracker|jailer)(-v[0-9][0-9.]*-x86_64)?$`)
 
 // unpack takes the programs out of a release, or the one that the file is, and leaves them in a directory.
 func unpack(path, name, dir string) ([]Program, error) {
@@ -78,7 +79,7 @@ func unpackRelease(f io.Reader, dir string) ([]Program, error) {
 		if err != nil {
 			return nil, fmt.Errorf("unpack the release: %w", err)
 		}
-		m := programRE.FindStringSubmatch(filepath.Base(h.Name))
+		m := programRE().FindStringSubmatch(filepath.Base(h.Name))
 		if m == nil || h.Typeflag != tar.TypeReg {
 			continue
 		}
@@ -109,7 +110,13 @@ func write(r io.Reader, name, dir string) (Program, error) {
 	return p, errors.Join(err, f.Chmod(0o755), f.Sync(), f.Close())
 }
 
-var versionRE = regexp.MustCompile(`^(Firecracker|Jailer) v([0-9]+)\.([0-9]+)\.([0-9]+)`)
+var versionRE = lazily(`^(Firecracker|Jailer) v([0-9]+)\.([0-9]+)\.([0-9]+)`)
+
+// lazily compiles a regular expression when it is first used: what is compiled at the program's start is a part of every
+// container's.
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // check asks the program what it is.
 func (p *Program) check(ctx context.Context) error {
@@ -121,7 +128,7 @@ func (p *Program) check(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s does not run here: %w: %.200q", p.Name, err, out)
 	}
-	m := versionRE.FindStringSubmatch(string(out))
+	m := versionRE().FindStringSubmatch(string(out))
 	if m == nil || !strings.EqualFold(m[1], p.Name) {
 		return fmt.Errorf("it is no %s: it says that it is %.100q", p.Name, out)
 	}
