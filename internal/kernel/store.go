@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -43,11 +44,12 @@ type Imported struct {
 // ErrUnknown says that no kernel of a name was imported.
 var ErrUnknown = errors.New("no such kernel was imported")
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.+~-]{0,63}$`)
+// namePattern is compiled when it is first used: what is compiled at the program's start is a part of every container's.
+var namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.+~-]{0,63}$`) })
 
 // CheckName says whether a kernel can have the name, and if not, why.
 func CheckName(name string) error {
-	if !namePattern.MatchString(name) {
+	if !namePattern().MatchString(name) {
 		return fmt.Errorf("name %.80q: only letters, digits, '_', '.', '+', '~' and '-', beginning with a letter or digit, at most 64", name)
 	}
 	if name == defaultLink || isEntry(name) {
