@@ -37,6 +37,43 @@ func Create(path string, limit int64) (*File, error) {
 	return &File{path: path, half: max(limit/2, 1), f: f}, nil
 }
 
+// Append is Create that goes on with the log that is at path, if there is one. What a writer that was killed has left of its last
+// line is cut off.
+func Append(path string, limit int64) (*File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	l := &File{path: path, half: max(limit/2, 1), f: f}
+	if l.size, err = wholeLines(f); err == nil {
+		err = f.Truncate(l.size)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open log: %w", err), f.Close())
+	}
+	return l, nil
+}
+
+// wholeLines is the length of a file up to the end of its last line.
+func wholeLines(f *os.File) (int64, error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	block := make([]byte, 32<<10)
+	for end > 0 {
+		n := min(end, int64(len(block)))
+		if _, err := f.ReadAt(block[:n], end-n); err != nil {
+			return 0, err
+		}
+		if i := bytes.LastIndexByte(block[:n], '\n'); i >= 0 {
+			return end - n + int64(i) + 1, nil
+		}
+		end -= n
+	}
+	return 0, nil
+}
+
 // Write appends p whole or, after an error, not at all: a write is never split over the halves, unless it alone is longer
 // than half of the limit; then only its end is kept.
 func (l *File) Write(p []byte) (int, error) {

@@ -119,3 +119,33 @@ func entry(line []byte, stdout, stderr io.Writer) (io.Writer, []byte, error) {
 	}
 	return nil, nil, ErrFormat
 }
+
+// Entry is one entry of a container's log.
+type Entry struct {
+	Time time.Time
+	// Stream is stdout or stderr.
+	Stream string
+	// Content is a line with its newline, or a part of one without.
+	Content []byte
+}
+
+// Ends says whether the entry ends a line.
+func (e Entry) Ends() bool { return bytes.HasSuffix(e.Content, []byte{'\n'}) }
+
+// ParseEntry reads a line of a log. The content is a part of the line.
+func ParseEntry(line []byte) (Entry, error) {
+	var stdout, stderr bytes.Buffer
+	w, content, err := entry(line, &stdout, &stderr)
+	if err != nil {
+		return Entry{}, err
+	}
+	e := Entry{Stream: "stdout", Content: content}
+	if w == io.Writer(&stderr) {
+		e.Stream = "stderr"
+	}
+	stamp, _, _ := bytes.Cut(line, []byte(" "))
+	if e.Time, err = time.Parse(time.RFC3339Nano, string(stamp)); err != nil {
+		return Entry{}, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return e, nil
+}
