@@ -239,7 +239,7 @@ func (s *Store) namesOf(ctx context.Context, ref string) ([]string, error) {
 	return names, nil
 }
 
-// sweepBlobs removes blobs that no image uses. The caller holds the lock.
+// sweepBlobs removes blobs that nobody uses. The caller holds the lock.
 func (s *Store) sweepBlobs(ctx context.Context) error {
 	unused, err := s.unusedBlobs(ctx)
 	if err != nil {
@@ -253,14 +253,18 @@ func (s *Store) sweepBlobs(ctx context.Context) error {
 	return nil
 }
 
-// unusedBlobs returns the names of blobs that no image uses. The caller holds the lock.
+// unusedBlobs returns the names of blobs that no image uses, and no container. The caller holds the lock.
 func (s *Store) unusedBlobs(ctx context.Context) ([]string, error) {
 	images, err := s.List(ctx)
 	if err != nil {
 		return nil, err // a record that can't be read may use any blob
 	}
+	held, err := s.held()
+	if err != nil {
+		return nil, err
+	}
 	used := map[string]bool{}
-	for _, img := range images {
+	for _, img := range slices.Concat(images, held) {
 		for _, d := range img.Blobs {
 			used[d.Encoded()] = true
 		}
