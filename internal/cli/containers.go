@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,52 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/container"
-	"github.com/runcvm/runcvm/internal/logfile"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 )
-
-func (a *app) logsCommand() *cobra.Command {
-	var source string
-	cmd := &cobra.Command{
-		Use:   "logs CONTAINER",
-		Short: "Print a container's output, byte for byte and on the stream where it was written",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			e, err := a.containers().Find(args[0])
-			if err != nil {
-				return err
-			}
-			return a.logs(e, source)
-		},
-	}
-	cmd.Flags().StringVar(&source, "source", "output", "output, console (the guest's), vmm or monitor")
-	return cmd
-}
-
-func (a *app) logs(e *container.Entry, source string) error {
-	files := map[string]string{
-		"output": container.OutputLog, "console": container.ConsoleLog, "vmm": container.VMMLog, "monitor": container.MonitorLog,
-	}
-	name, ok := files[source]
-	if !ok {
-		return fmt.Errorf("--source %q is none of output, console, vmm, monitor", source)
-	}
-	r, err := logfile.Open(filepath.Join(e.Dir, name))
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if source == "output" {
-		err := logfile.Copy(a.stdout, a.stderr, r)
-		if e.LogLost > 0 {
-			fmt.Fprintf(a.stderr, "runcvm: the log of %s is incomplete: its disk was full for %d bytes of output\n", e.Name, e.LogLost)
-		}
-		return err
-	}
-	_, err = io.Copy(a.stdout, r)
-	return err
-}
 
 func (a *app) rmCommand() *cobra.Command {
 	var force bool

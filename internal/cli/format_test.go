@@ -128,7 +128,7 @@ func TestStatusIsDockers(t *testing.T) {
 		"Created":                  {State: "creating"},
 		"Exited (3) 5 minutes ago": {State: "stopped", ExitCode: 3, Finished: ago},
 		"Exited (137) 5 minutes ago, out of memory": {State: "stopped", ExitCode: 137, Finished: ago, OOMKilled: true},
-		"Restarting": {State: "restarting"},
+		"Restarting (4) 5 minutes ago":              {State: container.Restarting, ExitCode: 4, Finished: ago},
 	} {
 		if got := containerStatus(&container.Entry{Record: r}); got != want {
 			t.Errorf("%+v is %q, want %q", r, got, want)

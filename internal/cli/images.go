@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -141,10 +142,13 @@ var imageFilters = filters[image.Image]{
 }
 
 func (a *app) rmiCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "rmi IMAGE...",
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rmi [flags] IMAGE...",
 		Short: "Remove images",
-		Args:  cobra.MinimumNArgs(1),
+		Long: "Remove images. The last name of an image that a container was made of, running or not, is kept unless -f is given; the\n" +
+			"container itself keeps what it needs of its image in any case.",
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.images()
 			if err != nil {
@@ -152,7 +156,13 @@ func (a *app) rmiCommand() *cobra.Command {
 			}
 			var errs []error
 			for _, ref := range args {
-				err := store.Remove(cmd.Context(), ref)
+				var err error
+				if !force {
+					err = a.unused(cmd.Context(), store, ref)
+				}
+				if err == nil {
+					err = store.Remove(cmd.Context(), ref)
+				}
 				if err == nil {
 					fmt.Fprintln(a.stdout, ref)
 				}
@@ -161,6 +171,39 @@ func (a *app) rmiCommand() *cobra.Command {
 			return errors.Join(errs...)
 		},
 	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also the last name of an image that a container was made of")
+	return cmd
+}
+
+// unused says which container was made of an image whose last name is to be removed.
+func (a *app) unused(ctx context.Context, store *image.Store, ref string) error {
+	img, err := store.Get(ctx, ref)
+	if err != nil {
+		return nil // what cannot be read is Remove's to tell
+	}
+	all, err := store.List(ctx)
+	if err != nil {
+		return err
+	}
+	names := 0
+	for _, other := range all {
+		if other.Digest == img.Digest {
+			names++
+		}
+	}
+	if names > 1 && fullName(ref) == img.Name {
+		return nil
+	}
+	entries, err := a.containers().List()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.ImageDigest == img.Digest.String() {
+			return fmt.Errorf("image %s is the image of container %s (%s): remove that first, or give -f", ref, e.Name, dockerState(e))
+		}
+	}
+	return nil
 }
 
 // diskRow is an image disk as cache ls shows it.

@@ -64,7 +64,7 @@ func (a *app) psCommand() *cobra.Command {
 	l.addFormat(cmd)
 	l.addQuiet(cmd, "ids")
 	l.addNoTrunc(cmd)
-	l.addFilter(cmd, "id (its beginning), name (regular expression), status, exited (its code), ancestor (image)")
+	l.addFilter(cmd, "id (its beginning), name (regular expression), status, exited (its code), ancestor (image), label")
 	return cmd
 }
 
@@ -110,6 +110,8 @@ func containerStatus(e *container.Entry) string {
 		return "Up " + units.HumanDuration(time.Since(e.Started))
 	case "paused":
 		return fmt.Sprintf("Up %s (Paused)", units.HumanDuration(time.Since(e.Started)))
+	case container.Restarting:
+		return fmt.Sprintf("Restarting (%d) %s ago", e.ExitCode, units.HumanDuration(time.Since(e.Finished)))
 	default:
 		return strings.ToUpper(state[:min(1, len(state))]) + state[min(1, len(state)):]
 	}
@@ -148,6 +150,7 @@ var containerFilters = filters[*container.Entry]{
 		}
 		return func(e *container.Entry) bool { return dockerState(e) == v }, nil
 	},
+	"label": labelFilter(func(e *container.Entry) map[string]string { return e.Labels }),
 	"exited": func(v string) (func(*container.Entry) bool, error) {
 		code, err := strconv.Atoi(v)
 		if err != nil {

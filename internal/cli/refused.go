@@ -72,7 +72,6 @@ var refusedFlags = []refusedFlag{
 	{name: "oom-kill-disable", boolean: true, instead: "cgroup v2, which the guest has, cannot do it; use --oom-score-adj"},
 	{name: "publish", short: "p", instead: noNetwork},
 	{name: "publish-all", short: "P", boolean: true, instead: noNetwork},
-	{name: "restart", instead: "start it again by a supervisor, as a systemd unit with Restart=on-failure"},
 	{name: "runtime", instead: "runcvm is the runtime; choose its VMM by the setting vmm.path"},
 	{name: "sig-proxy", boolean: true, instead: "signals go to the container's process; -d leaves it alone"},
 	{name: "storage-opt", instead: "--size limits the container's disk"},

@@ -88,6 +88,9 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.completionCommand(), a.doctorCommand(), a.gcCommand(), a.firecrackerCommand())
 	root.AddCommand(a.cpCommand())
 	root.AddCommand(a.kernelCommand())
+	root.AddCommand(a.createCommand(), a.startCommand(), a.restartCommand(), a.stopCommand(), a.killCommand(), a.waitCommand(),
+		a.pauseCommand(), a.unpauseCommand(), a.renameCommand(), a.eventsCommand(),
+		a.topCommand(), a.statsCommand(), a.inspectCommand())
 	return root
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/container"
@@ -32,6 +33,7 @@ type runFlags struct {
 	kernel     string
 	timeout    string
 	detachKeys string
+	restart    string
 	options    optionFlags
 	pull       pullFlags
 }
@@ -60,13 +62,19 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{err, monitor.ExitFailure} })
-	flags := cmd.Flags()
+	f.add(cmd.Flags())
+	cmd.Flags().BoolVarP(&f.request.Detach, "detach", "d", false, "print the id and leave it running; \"runcvm logs\" has its output")
+	cmd.Flags().StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys,
+		"keys that leave a container with a terminal running; empty: none")
+	return cmd
+}
+
+// add adds the flags of every verb that makes a container.
+func (f *runFlags) add(flags *pflag.FlagSet) {
 	flags.SetInterspersed(false) // what follows the image is the command's
 	r := &f.request
 	flags.BoolVarP(&r.Stdin, "interactive", "i", false, "give the command this standard input")
 	flags.BoolVarP(&r.Options.Terminal, "tty", "t", false, "give the command a terminal")
-	flags.StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys, "keys that leave a container with a terminal running; empty: none")
-	flags.BoolVarP(&r.Detach, "detach", "d", false, "print the id and leave it running; \"runcvm logs\" has its output")
 	flags.BoolVar(&r.Remove, "rm", false, "keep nothing after its end")
 	flags.StringVar(&r.Name, "name", "", "name of the container")
 	flags.StringArrayVarP(&r.Options.Env, "env", "e", nil, "environment variable NAME=VALUE, or NAME for the value here")
@@ -83,8 +91,8 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 	flags.StringVar(&f.kernel, "kernel", "", "guest kernel: the name of an imported one, a vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
 	f.pull.add(flags)
 	flags.StringVar(&f.timeout, "timeout", "", "kill it after this time: seconds, or a duration (90s, 10m)")
+	flags.StringVar(&f.restart, "restart", "no", "start it again after its end: no, on-failure[:N], always, unless-stopped")
 	f.options.refuse(flags)
-	return cmd
 }
 
 // request turns flags and arguments into what the monitor is asked, and reports all faults at once.
@@ -117,6 +125,15 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 		errs = append(errs, flagError("timeout", err))
 	}
 	errs = append(errs, a.locateKernel())
+	if f.kernel != "" {
+		// By this origin later starts know that it is the container's own.
+		errs = append(errs, flagError("kernel", a.cfg.Set("kernel.path", a.cfg.Kernel, "--kernel "+f.kernel)))
+	}
+	r.Restart, err = monitor.ParseRestartPolicy(f.restart)
+	errs = append(errs, flagError("restart", err))
+	if r.Remove && !r.Restart.None() {
+		errs = append(errs, errors.New("conflicting options: --restart and --rm"))
+	}
 	r.Settings = a.cfg.Values()
 	errs = append(errs, r.Options.Check(), f.pull.check())
 	return errors.Join(errs...)

@@ -1,11 +1,11 @@
 // Package container keeps what is known of each container in a directory that any process can read.
 //
-//	DATA/containers/<id>/   lock, state.json, timeline.json, rootfs.ext4, logs
+//	DATA/containers/<id>/   lock, state.json, request.json, image.json, timeline.json, rootfs.ext4, logs
 //	DATA/names/<name>       a symbolic link to the id
 //	RUN/<id>/               sockets, while the container lives
 //
-// The monitor Creates the directory and holds its lock for as long as it lives: whoever can take the lock knows that no
-// monitor lives any more, whatever state.json says. Everybody else Lists and Finds.
+// The monitor Creates the directory, or Owns one that there is, and holds its lock for as long as it lives: whoever can take
+// the lock knows that no monitor lives any more, whatever state.json says. Everybody else Lists and Finds.
 package container
 
 import (
@@ -31,7 +31,7 @@ type Record struct {
 	Created     time.Time `json:"created"`
 	Started     time.Time `json:"started,omitzero"`
 	Finished    time.Time `json:"finished,omitzero"`
-	// State is a state of package sandbox.
+	// State is a state of package sandbox, or Restarting.
 	State     string `json:"state"`
 	ExitCode  int    `json:"exit_code"`
 	OOMKilled bool   `json:"oom_killed,omitempty"`
@@ -40,11 +40,17 @@ type Record struct {
 	// LogLost is how many bytes of output the log lacks because its disk was full.
 	LogLost int64 `json:"log_lost,omitempty"`
 	// Pid is the monitor's, in the host's pid namespace; 0 once it has ended.
-	Pid    int    `json:"pid,omitempty"`
-	Remove bool   `json:"remove,omitempty"`
-	VMM    VMM    `json:"vmm,omitzero"`
-	Kernel string `json:"kernel,omitempty"`
+	Pid    int               `json:"pid,omitempty"`
+	Remove bool              `json:"remove,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+	// RestartCount is how often the restart policy has started it again since somebody did.
+	RestartCount int    `json:"restart_count,omitempty"`
+	VMM          VMM    `json:"vmm,omitzero"`
+	Kernel       string `json:"kernel,omitempty"`
 }
+
+// Restarting is the state of a container that has ended and is started again by its restart policy.
+const Restarting = "restarting"
 
 // VMM is what runs the guest.
 type VMM struct {
@@ -61,6 +67,9 @@ const (
 	timelineFile = "timeline.json"
 	// DiskFile is the writable disk.
 	DiskFile = "rootfs.ext4"
+	// RequestFile is what the container was asked to be, ImageFile the image that it keeps (see image.Store.Hold).
+	RequestFile = "request.json"
+	ImageFile   = "image.json"
 	// OutputLog is the container's output (package logfile), ConsoleLog the guest's serial console, VMMLog the VMM's
 	// standard error, MonitorLog the monitor's log.
 	OutputLog  = "output.log"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,16 +15,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
+	"github.com/runcvm/runcvm/internal/events"
 	"github.com/runcvm/runcvm/internal/timeline"
 )
 
 // Store is all containers of one data directory. It may be used by several processes at once.
 type Store struct {
 	dataDir, runDir string
+	events          *events.Log
 }
 
 // New returns the store in dataDir and runDir, both absolute. Nothing is read or made before the first call.
-func New(dataDir, runDir string) *Store { return &Store{dataDir: dataDir, runDir: runDir} }
+func New(dataDir, runDir string) *Store {
+	return &Store{dataDir: dataDir, runDir: runDir, events: events.Open(dataDir)}
+}
 
 // Handle is a container that this process owns: it holds its lock.
 type Handle struct {
@@ -195,7 +200,12 @@ func (h *Handle) WriteTimeline(t timeline.Timeline) error {
 func (h *Handle) Close(name string, remove bool) error {
 	err := os.RemoveAll(h.RunDir)
 	if remove {
+		var r Record
+		known := readFile(filepath.Join(h.Dir, stateFile), &r) == nil
 		err = errors.Join(err, h.store.removeFiles(name, h.Dir))
+		if known {
+			err = errors.Join(err, h.store.emit(r, "destroy", nil))
+		}
 	}
 	return errors.Join(err, h.lock.Close())
 }
@@ -220,7 +230,12 @@ type Entry struct {
 func Short(id string) string { return id[:min(len(id), 12)] }
 
 // gone says whether nothing of the container is kept: its monitor has died and it was to be removed at its end.
-func (e *Entry) gone() bool { return !e.Alive && e.Remove }
+func (e *Entry) gone() bool { return !e.Alive && e.Remove && e.State == stateStopped }
+
+// orphaned says whether the container had a monitor that did not write its end. One that was only created has had none.
+func (e *Entry) orphaned() bool {
+	return e.State != stateStopped && (e.State != stateCreated || e.Pid != 0)
+}
 
 func (s *Store) open(id string) (*Entry, error) {
 	e := &Entry{store: s, Dir: filepath.Join(s.containers(), id), RunDir: filepath.Join(s.runDir, id)}
@@ -242,7 +257,7 @@ func (s *Store) open(id string) (*Entry, error) {
 		// As a power failure can leave it. The container can be seen and removed.
 		e.Record = Record{ID: id, Name: Short(id), State: stateStopped, ExitCode: exitKilled,
 			Error: fmt.Sprintf("state.json is damaged: %v", err)}
-	case !e.Alive && e.State != stateStopped:
+	case !e.Alive && e.orphaned():
 		e.adopt()
 	}
 	if !e.Alive {
@@ -254,17 +269,21 @@ func (s *Store) open(id string) (*Entry, error) {
 // The states that this package itself must know of package sandbox, which it may not import.
 const (
 	stateStopped = "stopped"
+	stateCreated = "created"
 	// exitKilled is the exit code of a container that was ended with its monitor: 128 + SIGKILL.
 	exitKilled = 137
 )
 
 // adopt writes the end of a container whose monitor died before it could. The caller holds the lock.
 func (e *Entry) adopt() {
+	died := e.State != Restarting // otherwise its last process has ended, and that is told
 	e.State, e.ExitCode = stateStopped, exitKilled
 	e.Error = "the monitor was killed"
 	e.Finished = time.Now()
 	// Whoever comes next does the same if it fails.
-	_ = writeState(e.Dir, e.Record)
+	if writeState(e.Dir, e.Record) == nil && died {
+		_ = e.store.emit(e.Record, "die", map[string]string{"exitCode": strconv.Itoa(exitKilled)})
+	}
 	_ = os.RemoveAll(e.RunDir)
 }
 
@@ -352,7 +371,10 @@ func (e *Entry) Discard() error {
 		return err
 	}
 	defer f.Close()
-	return errors.Join(os.RemoveAll(e.RunDir), e.store.removeFiles(e.Name, e.Dir))
+	if _, err := os.Stat(e.Dir); errors.Is(err, os.ErrNotExist) {
+		return nil // as above
+	}
+	return errors.Join(os.RemoveAll(e.RunDir), e.store.removeFiles(e.Name, e.Dir), e.store.emit(e.Record, "destroy", nil))
 }
 
 // lockToRemove waits a moment for the lock: whoever lists containers holds it shared for some microseconds.

@@ -22,8 +22,8 @@ const attachFD = 5
 // detachByte, on the request's pipe, says that the caller leaves the container running.
 const detachByte = 'D'
 
-// watchCaller closes callerGone when the caller ends, unless it has detached before.
-func (m *monitor) watchCaller(pipe io.Reader) {
+// watchCaller closes gone when the caller ends, unless it has detached before.
+func watchCaller(pipe io.Reader, gone chan<- struct{}) {
 	b := make([]byte, 64)
 	for {
 		n, err := pipe.Read(b)
@@ -31,7 +31,7 @@ func (m *monitor) watchCaller(pipe io.Reader) {
 			return
 		}
 		if err != nil {
-			close(m.callerGone)
+			close(gone)
 			return
 		}
 	}

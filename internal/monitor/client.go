@@ -14,6 +14,7 @@ type Client struct {
 	api.MonitorService
 	api.CopyService
 	Processes api.ProcessesClient
+	Control   api.ControlService
 	rpc       *ttrpc.Client
 }
 
@@ -24,7 +25,10 @@ func Dial(ctx context.Context, e *container.Entry) (*Client, error) {
 		return nil, err
 	}
 	rpc := ttrpc.NewClient(conn)
-	return &Client{MonitorService: api.NewMonitorClient(rpc), CopyService: api.NewCopyClient(rpc), Processes: api.NewProcessesClient(rpc), rpc: rpc}, nil
+	return &Client{
+		MonitorService: api.NewMonitorClient(rpc), CopyService: api.NewCopyClient(rpc), Processes: api.NewProcessesClient(rpc),
+		Control: api.NewControlClient(rpc), rpc: rpc,
+	}, nil
 }
 
 // Close ends the connection.

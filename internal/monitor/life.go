@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
@@ -23,6 +24,8 @@ type life struct {
 	container *sandbox.Container
 	// began is when the container's process ran.
 	began time.Time
+	// stopped says that it was ended by stop or restart; enforce writes it.
+	stopped bool
 }
 
 // newLife returns a life that has not begun; zero is when it was asked for.
@@ -44,17 +47,42 @@ func (l *life) begin(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
 	}()
+	if err := l.sweepSockets(); err != nil {
+		return err
+	}
 	if err := l.bringUp(ctx, cancel, &undo); err != nil {
 		return err
 	}
 	l.began = time.Now()
 	l.server.container.Store(l.container)
-	l.server.processes.use(l.req.Name, l.container, l.prep.spec)
-	l.update(func(r *container.Record) { r.State, r.Started = string(sandbox.Running), l.began })
+	l.server.processes.use(l.name(), l.container, l.prep.spec)
+	l.life.Store(l)
+	l.update(func(r *container.Record) {
+		r.State, r.Started = string(sandbox.Running), l.began
+		r.ExitCode, r.OOMKilled, r.Error = 0, false, ""
+	})
 	if err := l.files.WriteTimeline(l.timeline.Timeline()); err != nil {
 		l.logger.Error("timeline not written", "error", err)
 	}
+	l.event("start")
 	undo.Release()
+	return nil
+}
+
+// sweepSockets removes the sockets of the life before: no VMM takes over another's.
+func (l *life) sweepSockets() error {
+	files, err := os.ReadDir(l.files.RunDir)
+	if err != nil {
+		return fmt.Errorf("read the run directory: %w", err)
+	}
+	for _, f := range files {
+		if f.Name() == container.MonitorSocket || f.Name() == container.AttachSocket {
+			continue
+		}
+		if err := os.Remove(filepath.Join(l.files.RunDir, f.Name())); err != nil {
+			return fmt.Errorf("remove a socket of the last microVM: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -72,6 +100,7 @@ func (l *life) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo
 		return err
 	}
 	l.update(func(r *container.Record) {
+		r.Labels = Labels(l.prep.image, l.req.Options)
 		r.ImageDigest, r.Command = l.prep.image.Digest.String(), l.prep.spec.Args
 		r.VMM = container.VMM{Path: l.prep.vmm.path, Version: l.prep.sandbox.VMMVersion(), Emulated: l.prep.vmm.emulated}
 	})
@@ -97,12 +126,14 @@ func (l *life) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo
 // called.
 func (l *life) abortOn(cancel context.CancelCauseFunc) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
+	canceled := l.canceled()
 	go func() {
 		defer close(done)
 		for {
 			select {
 			case s := <-l.signals:
-				if s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGHUP {
+				if asksForEnd(s) {
+					l.cancelRestarts()
 					cancel(fmt.Errorf("interrupted by %s", s))
 				}
 			case <-l.callerGone:
@@ -110,6 +141,16 @@ func (l *life) abortOn(cancel context.CancelCauseFunc) (stop func()) {
 				return
 			case <-l.server.killAsked:
 				cancel(errors.New("it was removed while it was starting"))
+				return
+			case <-canceled:
+				cancel(errors.New("it was stopped while it was starting"))
+				return
+			case wish := <-l.stops:
+				if wish.void() {
+					continue
+				}
+				l.cancelRestarts()
+				cancel(errors.New("it was stopped while it was starting"))
 				return
 			case <-quit:
 				return
@@ -132,7 +173,8 @@ func (l *life) streams() sandbox.Streams {
 // end gives up what this life holds. keep says that the writable disk is wanted again.
 func (l *life) end(ctx context.Context, keep bool) {
 	l.server.container.Store(nil)
-	l.server.processes.use(l.req.Name, nil, l.prep.spec)
+	l.server.processes.use(l.name(), nil, l.prep.spec)
+	l.life.Store(nil)
 	if !keep {
 		l.prep.sandbox.Kill() // its disk goes too
 	} else if err := l.prep.sandbox.Shutdown(ctx); err != nil {

@@ -14,8 +14,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -34,12 +34,12 @@ func Main() int {
 	signal.Ignore(syscall.SIGPIPE)
 	statusPipe := os.NewFile(statusFD, "status")
 	var l *life
-	m, err := newMonitor(os.NewFile(requestFD, "request"), signals)
+	m, err := newMonitor(os.NewFile(requestFD, "request"), statusPipe, signals)
 	if err == nil {
 		defer func() { _ = m.log.Close() }() // nothing is left to tell
 		l, err = m.start(context.Background())
 	}
-	report(statusPipe, err)
+	report(statusPipe, err, m != nil && !m.req.Detach)
 	if err != nil {
 		return exitCode(err)
 	}
@@ -56,6 +56,8 @@ type monitor struct {
 	req     Request
 	cfg     *config.Config
 	signals chan os.Signal
+	// status is where the caller hears of the container.
+	status *os.File
 	// callerGone is closed when the caller of a container that is not detached has ended.
 	callerGone chan struct{}
 
@@ -68,11 +70,22 @@ type monitor struct {
 	hub          *attach.Hub
 	attachSocket net.Listener
 
-	mu     sync.Mutex // record's
+	// stops takes wishes for the container's end; who is about the container at the moment hears them.
+	stops chan stopWish
+	// life is the one whose process runs; nil while there is none.
+	life atomic.Pointer[life]
+	// over is closed when the container has ended and is not started again.
+	over chan struct{}
+
+	mu     sync.Mutex // of what follows
 	record container.Record
+	// before is the state of a container that was there already, until it runs.
+	before   *container.Record
+	restarts *restarts
+	wish     *restartWish
 }
 
-func newMonitor(request *os.File, signals chan os.Signal) (*monitor, error) {
+func newMonitor(request, statusPipe *os.File, signals chan os.Signal) (*monitor, error) {
 	syscall.CloseOnExec(requestFD)
 	syscall.CloseOnExec(statusFD)
 	syscall.CloseOnExec(attachFD)
@@ -80,31 +93,27 @@ func newMonitor(request *os.File, signals chan os.Signal) (*monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &monitor{signals: signals, callerGone: make(chan struct{})}
+	m := &monitor{signals: signals, status: statusPipe, callerGone: make(chan struct{}), stops: make(chan stopWish), over: make(chan struct{})}
 	decoder := json.NewDecoder(request)
 	if err := decoder.Decode(&m.req); err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}
 	if !m.req.Detach {
-		go m.watchCaller(io.MultiReader(decoder.Buffered(), request))
+		go watchCaller(io.MultiReader(decoder.Buffered(), request), m.callerGone)
 	}
 	if m.cfg, err = config.FromValues(m.req.Settings); err != nil {
 		return nil, err
 	}
-	m.record = container.Record{
-		ID: m.req.ID, Name: m.req.Name, Image: m.req.Image, Created: time.Now(), State: string(sandbox.Creating),
-		Pid: pid, Remove: m.req.Remove,
-	}
-	m.files, err = container.New(m.cfg.DataDir, m.cfg.RunDir).Create(context.Background(), m.record)
-	if err != nil {
+	m.restarts = newRestarts(m.req.Restart)
+	if err := m.own(context.Background(), pid); err != nil {
 		return nil, err
 	}
 	// Sockets are reached by relative names: see firecracker.Options.
 	if err := os.Chdir(m.files.RunDir); err != nil {
-		return nil, errors.Join(fmt.Errorf("enter the run directory: %w", err), m.files.Close(m.req.Name, true))
+		return nil, errors.Join(fmt.Errorf("enter the run directory: %w", err), m.giveBack(nil))
 	}
-	if m.log, err = logfile.Create(m.path(container.MonitorLog), monitorLogLimit); err != nil {
-		return nil, errors.Join(err, m.files.Close(m.req.Name, true))
+	if m.log, err = logfile.Append(m.path(container.MonitorLog), monitorLogLimit); err != nil {
+		return nil, errors.Join(err, m.giveBack(nil))
 	}
 	m.logger = slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: level(m.cfg.LogLevel)}))
 	slog.SetDefault(m.logger)
@@ -151,14 +160,16 @@ func ownProc() (int, error) {
 	return pid, nil
 }
 
-// report tells the caller how the start went.
-func report(pipe *os.File, err error) {
+// report tells the caller how the start went. Who waits for the container hears of its end, too, by the pipe's end at the latest.
+func report(pipe *os.File, err error, stays bool) {
 	var st status
 	if err != nil {
-		st = status{Error: err.Error(), Code: exitCode(err)}
+		st = status{Error: err.Error(), Code: exitCode(err), Busy: errors.Is(err, container.ErrOwned)}
 	}
 	_ = json.NewEncoder(pipe).Encode(st) // a caller that is gone is noticed elsewhere
-	pipe.Close()
+	if err != nil || !stays {
+		pipe.Close()
+	}
 }
 
 func exitCode(err error) int {
@@ -179,4 +190,18 @@ func (m *monitor) update(change func(*container.Record)) {
 	}
 	m.mu.Unlock()
 	m.tellAttached(before, after)
+}
+
+// event writes that something has happened to the container. An event that cannot be written is logged: the container matters more.
+func (m *monitor) event(action string, attributes ...string) {
+	m.mu.Lock()
+	r := m.record
+	m.mu.Unlock()
+	all := map[string]string{}
+	for i := 0; i+1 < len(attributes); i += 2 {
+		all[attributes[i]] = attributes[i+1]
+	}
+	if err := m.files.Event(r, action, all); err != nil {
+		m.logger.Warn("an event is lost", "error", err)
+	}
 }

@@ -3,7 +3,10 @@ package monitor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 
@@ -118,7 +121,7 @@ func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error 
 	if err != nil {
 		return err
 	}
-	l.prep.image, err = store.Get(ctx, l.req.Image)
+	l.prep.image, err = l.image(ctx, store)
 	if err == nil {
 		err = l.prep.image.CheckPlatform()
 	}
@@ -140,6 +143,19 @@ func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error 
 	}
 	undo(l.prep.disk.Close)
 	return l.writableDisk(ctx)
+}
+
+// image is the one that the container was made of, whatever its name means by now. The container holds it.
+func (l *life) image(ctx context.Context, store *image.Store) (image.Image, error) {
+	path := l.path(container.ImageFile)
+	img, err := image.Held(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return img, err
+	}
+	if img, err = store.Get(ctx, l.req.Image); err != nil {
+		return img, err
+	}
+	return img, store.Hold(ctx, img, path)
 }
 
 func (l *life) imageDisk(ctx context.Context, store *image.Store) error {
@@ -173,8 +189,36 @@ func (l *life) writableDisk(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("write the container's specification: %w", err)
 	}
-	l.prep.rootfsUUID, l.prep.rootfsPath = uuid.NewString(), l.path(container.DiskFile)
-	return rootfs.CreateWritable(ctx, l.prep.rootfsPath, rootfs.WritableOptions{
-		Size: l.cfg.DiskSize, UUID: l.prep.rootfsUUID, Entrypoint: l.prep.spec.Args, Config: spec,
-	})
+	l.prep.rootfsPath = l.path(container.DiskFile)
+	options := rootfs.WritableOptions{
+		Size: l.cfg.DiskSize, UUID: uuid.NewString(), Entrypoint: l.prep.spec.Args, Config: spec,
+	}
+	if _, err := os.Lstat(l.prep.rootfsPath); errors.Is(err, fs.ErrNotExist) {
+		l.prep.rootfsUUID = options.UUID
+		return makeWritable(ctx, l.prep.rootfsPath, options)
+	}
+	used, err := rootfs.RestageWritable(ctx, l.prep.rootfsPath, options)
+	if err != nil {
+		return err
+	}
+	if used.Repaired {
+		l.logger.Warn("the writable disk was not as an orderly end leaves it, and was mended")
+	}
+	l.prep.rootfsUUID = used.UUID
+	return nil
+}
+
+// makeWritable makes the container's disk, whole or not at all: a monitor may be killed meanwhile.
+func makeWritable(ctx context.Context, path string, o rootfs.WritableOptions) error {
+	fresh := path + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return fmt.Errorf("make writable disk: %w", err)
+	}
+	if err := rootfs.CreateWritable(ctx, fresh, o); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return fmt.Errorf("make writable disk: %w", err)
+	}
+	return nil
 }

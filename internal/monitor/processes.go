@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -22,7 +24,8 @@ const maxExecs = 512
 
 // processes are those of the container beside its own. It answers api.ProcessesService.
 type processes struct {
-	log *slog.Logger
+	log   *slog.Logger
+	event func(action string, attributes ...string)
 
 	mu        sync.Mutex
 	name      string
@@ -37,8 +40,8 @@ type execProcess struct {
 	detached bool
 }
 
-func newProcesses(log *slog.Logger) *processes {
-	return &processes{log: log, running: map[string]*execProcess{}}
+func newProcesses(log *slog.Logger, event func(action string, attributes ...string)) *processes {
+	return &processes{log: log, event: event, running: map[string]*execProcess{}}
 }
 
 // use makes a container that runs the one in which processes are run.
@@ -112,6 +115,8 @@ func (p *processes) exec(ctx context.Context, r *api.ExecRequest, events api.Pro
 	if err != nil {
 		return err
 	}
+	command := ": " + strings.Join(cfg.Args, " ")
+	p.event("exec_create"+command, "execID", r.GetExecId())
 	text, err := json.Marshal(oci.ExecProcess(spec, cfg))
 	if err != nil {
 		p.end(r.GetExecId())
@@ -134,6 +139,7 @@ func (p *processes) exec(ctx context.Context, r *api.ExecRequest, events api.Pro
 	p.mu.Lock()
 	e.process = started
 	p.mu.Unlock()
+	p.event("exec_start"+command, "execID", r.GetExecId())
 	exited := p.follow(ctx, r.GetExecId(), e)
 	if err := events.Send(&api.ExecEvent{Event: &api.ExecEvent_Started_{Started: &api.ExecEvent_Started{}}}); err != nil {
 		return err
@@ -169,6 +175,7 @@ func (p *processes) follow(caller context.Context, id string, e *execProcess) <-
 		if err != nil {
 			exit = sandbox.Exit{Code: ExitFailure, Err: err}
 		}
+		p.event("exec_die", "execID", id, "exitCode", strconv.Itoa(exit.Code))
 		exited <- exit
 	}()
 	return exited

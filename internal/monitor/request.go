@@ -6,9 +6,13 @@
 package monitor
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/oci"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
@@ -32,18 +36,41 @@ type Request struct {
 	Size sandbox.Size `json:"size,omitzero"`
 	// Remove says that nothing is kept after the end.
 	Remove bool `json:"remove,omitempty"`
+	// Restart says when it is started again after its end.
+	Restart RestartPolicy `json:"restart,omitzero"`
+	// Again says that the container is there already, by its id, and is to be started.
+	Again bool `json:"again,omitempty"`
 	// Timeout is how long the process may run before it gets SIGKILL; 0 is without end.
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// Zero is when the caller's command began, for the timeline.
 	Zero time.Time `json:"zero"`
 }
 
-// status is what a monitor tells its caller, once: the container runs, or why not.
+// Restarted returns the request for another start of the container by a caller whose settings these are. What flags of the
+// first one have set stays.
+func (r Request) Restarted(settings []config.Value, zero time.Time) Request {
+	settings = slices.Clone(settings)
+	for i, s := range settings {
+		was := slices.IndexFunc(r.Settings, func(v config.Value) bool { return v.Key == s.Key && strings.HasPrefix(v.Origin, "--") })
+		if was >= 0 {
+			settings[i] = r.Settings[was]
+		}
+	}
+	r.Settings, r.Zero, r.Again = settings, zero, true
+	return r
+}
+
+// status is what a monitor tells its caller: that the container runs, or why not. A caller who waits for the container may hear
+// a second word: that it has ended and is started again.
 type status struct {
 	// Error is empty when the container runs.
 	Error string `json:"error,omitempty"`
 	// Code is the exit code that goes with Error.
 	Code int `json:"code,omitempty"`
+	// Busy says that another monitor has the container.
+	Busy bool `json:"busy,omitempty"`
+	// Ended says that the container has ended with Code and lives on without the caller.
+	Ended bool `json:"ended,omitempty"`
 }
 
 // Descriptors that a monitor inherits beside its standard files.
@@ -56,3 +83,11 @@ const (
 
 // ExitFailure is the exit code of a container that could not be run at all, as Docker has it.
 const ExitFailure = 125
+
+// Labels are a container's: the image's and those of the options, which win.
+func Labels(img image.Image, o oci.Options) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, img.Config.Config.Labels)
+	maps.Copy(all, o.Labels)
+	return all
+}

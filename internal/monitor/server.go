@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -26,9 +26,12 @@ type server struct {
 	askedOnce sync.Once
 	// killAsked is closed when somebody asks for the end.
 	killAsked chan struct{}
+	// end is closed when the container has ended for good, with exitCode.
+	end      chan struct{}
+	exitCode int
 }
 
-func serve(log *slog.Logger) (*server, error) {
+func serve(m *monitor) (*server, error) {
 	l, err := net.Listen("unix", container.MonitorSocket)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the monitor's socket: %w", err)
@@ -37,19 +40,36 @@ func serve(log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the monitor's server: %w", err), l.Close())
 	}
-	s := &server{ttrpc: t, processes: newProcesses(log), killAsked: make(chan struct{})}
+	s := &server{ttrpc: t, processes: newProcesses(m.logger, m.event), killAsked: make(chan struct{}), end: make(chan struct{})}
 	api.RegisterMonitorService(t, s)
 	api.RegisterProcessesService(t, s.processes)
 	api.RegisterCopyService(t, s)
+	api.RegisterControlService(t, &controlServer{m})
 	go func() {
 		if err := t.Serve(context.Background(), l); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
-			log.Error("the monitor's socket is closed", "error", err)
+			m.logger.Error("the monitor's socket is closed", "error", err)
 		}
 	}()
 	return s, nil
 }
 
-func (s *server) close() error { return s.ttrpc.Close() }
+// partingTimeout is how long answers may take that are under way when the server is closed.
+const partingTimeout = time.Second
+
+func (s *server) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), partingTimeout)
+	defer cancel()
+	if s.ttrpc.Shutdown(ctx) == nil {
+		return nil
+	}
+	return s.ttrpc.Close() // somebody does not read
+}
+
+// ended gives those who await the container's end its exit code.
+func (s *server) ended(code int) {
+	s.exitCode = code
+	close(s.end)
+}
 
 // Signal implements api.MonitorService.
 func (s *server) Signal(ctx context.Context, r *api.SignalRequest) (*api.SignalResponse, error) {

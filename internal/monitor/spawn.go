@@ -46,6 +46,8 @@ func Signals() chan os.Signal {
 type StartError struct {
 	Message string
 	Code    int // the exit code for the caller: 125, 126 or 127
+	// Busy says that another monitor has the container.
+	Busy bool
 }
 
 func (e *StartError) Error() string { return e.Message }
@@ -55,6 +57,8 @@ type Spawned struct {
 	cmd *exec.Cmd
 	// lifeline is the writing end of the request's pipe: the monitor of a container that is not detached ends with it.
 	lifeline  *os.File
+	status    *json.Decoder
+	statusR   *os.File
 	interrupt sync.Once
 	// Attached is this end of the connection by which the caller is attached, where the request says so.
 	Attached net.Conn
@@ -99,7 +103,6 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make a pipe: %w", err), requestW.Close())
 	}
-	defer statusR.Close()
 
 	cmd := exec.Command(self, Command)
 	cmd.Args[0] = "runcvm"
@@ -126,30 +129,30 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 	}
 	statusW.Close()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("run the monitor: %w", err), requestW.Close())
+		return nil, errors.Join(fmt.Errorf("run the monitor: %w", err), requestW.Close(), statusR.Close())
 	}
-	s := &Spawned{cmd: cmd, lifeline: requestW, Attached: attached}
-	if err := s.handshake(ctx, req, statusR); err != nil {
-		return nil, err
+	s := &Spawned{cmd: cmd, lifeline: requestW, Attached: attached, statusR: statusR, status: json.NewDecoder(io.LimitReader(statusR, 1<<20))}
+	if err := s.handshake(ctx, req); err != nil {
+		return nil, errors.Join(err, statusR.Close())
 	}
 	return s, nil
 }
 
 // handshake sends the request and waits for the status. On failure the monitor is gone when it returns.
-func (s *Spawned) handshake(ctx context.Context, req Request, statusR *os.File) error {
+func (s *Spawned) handshake(ctx context.Context, req Request) error {
 	stop := context.AfterFunc(ctx, s.Interrupt)
 	defer stop()
 	sent := make(chan error, 1)
 	go func() { sent <- json.NewEncoder(s.lifeline).Encode(req) }()
 	var st status
-	err := json.NewDecoder(io.LimitReader(statusR, 1<<20)).Decode(&st)
+	err := s.status.Decode(&st)
 	if err == nil && st.Error == "" {
 		return <-sent
 	}
 	s.lifeline.Close()
 	if err == nil {
 		_ = s.cmd.Wait()
-		return &StartError{Message: st.Error, Code: st.Code}
+		return &StartError{Message: st.Error, Code: st.Code, Busy: st.Busy}
 	}
 	_ = s.cmd.Process.Kill()
 	_ = s.cmd.Wait()
@@ -167,9 +170,14 @@ func (s *Spawned) Pid() int { return s.cmd.Process.Pid }
 // Signal sends a signal to the monitor, which hands it to the container.
 func (s *Spawned) Signal(sig os.Signal) error { return s.cmd.Process.Signal(sig) }
 
-// Wait returns the container's exit code when the monitor has ended. killed says that the monitor was ended by a signal,
-// so that it could not clean up.
+// Wait returns the container's exit code when the monitor has ended, or when the container has and is started again. killed says
+// that the monitor was ended by a signal, so that it could not clean up.
 func (s *Spawned) Wait() (code int, killed bool, err error) {
+	defer s.statusR.Close()
+	var st status
+	if s.status.Decode(&st) == nil && st.Ended {
+		return st.Code, false, nil
+	}
 	err = s.cmd.Wait()
 	s.lifeline.Close()
 	if exit := new(exec.ExitError); err == nil || errors.As(err, &exit) {

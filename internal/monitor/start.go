@@ -8,29 +8,75 @@ import (
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/logfile"
+	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
 // cleanupTimeout bounds the end of a container that could not be started.
 const cleanupTimeout = 30 * time.Second
 
-// start begins the container's first life in this monitor. After an error nothing of it is left: a container that never
-// ran is not kept.
+// own takes the container: a new one, or one that there is and that is to be started again.
+func (m *monitor) own(ctx context.Context, pid int) (err error) {
+	store := container.New(m.cfg.DataDir, m.cfg.RunDir)
+	if !m.req.Again {
+		m.record = container.Record{
+			ID: m.req.ID, Name: m.req.Name, Image: m.req.Image, Created: time.Now(), State: string(sandbox.Creating),
+			Pid: pid, Remove: m.req.Remove,
+		}
+		if m.files, err = store.Create(ctx, m.record); err != nil {
+			return err
+		}
+		if err := m.files.WriteRequest(m.req); err != nil {
+			return errors.Join(err, m.files.Close(m.req.Name, true))
+		}
+		m.event("create")
+		return nil
+	}
+	if m.files, m.record, err = store.Own(m.req.ID); err != nil {
+		return err
+	}
+	before := m.record
+	m.before = &before
+	m.record.State, m.record.Pid, m.record.RestartCount = string(sandbox.Creating), pid, 0
+	if err := m.files.Update(m.record); err != nil {
+		return errors.Join(err, m.giveBack(nil))
+	}
+	return nil
+}
+
+// giveBack lets go of a container that could not be started. One that never ran is not kept, unless it was there before; then
+// its state is as it was, with what went wrong.
+func (m *monitor) giveBack(cause error) error {
+	if m.before == nil {
+		return m.files.Close(m.name(), true)
+	}
+	m.update(func(r *container.Record) {
+		name := r.Name
+		*r = *m.before
+		r.Name, r.Pid = name, 0
+		if cause != nil {
+			r.ExitCode, r.Error = exitCode(cause), cause.Error()
+		}
+	})
+	return m.files.Close(m.name(), m.req.Remove)
+}
+
+// start begins the container's first life in this monitor. After an error nothing of it is left; see giveBack.
 func (m *monitor) start(ctx context.Context) (l *life, err error) {
 	var undo cleanup.Stack
-	undo.AddFunc(func() error { return m.files.Close(m.req.Name, true) })
+	undo.AddFunc(func() error { return m.giveBack(err) })
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
 		}
 	}()
-	if m.server, err = serve(m.logger); err != nil {
+	if m.server, err = serve(m); err != nil {
 		return nil, err
 	}
 	undo.AddFunc(m.server.close)
 	if err := m.openAttach(&undo); err != nil {
 		return nil, err
 	}
-	if m.output, err = logfile.Create(m.path(container.OutputLog), m.cfg.LogMaxSize); err != nil {
+	if m.output, err = logfile.Append(m.path(container.OutputLog), m.cfg.LogMaxSize); err != nil {
 		return nil, err
 	}
 	undo.AddFunc(m.output.Close)

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -20,11 +20,6 @@ const (
 	// readerGrace is how long the container's output may take to be written, once the VMM is dead, when nobody waits for it.
 	readerGrace = 2 * time.Second
 )
-
-// supervise lives the container's life that has begun, and returns the exit code.
-func (m *monitor) supervise(ctx context.Context, l *life) int {
-	return m.finish(l.live(ctx))
-}
 
 // live waits for the end of the container's process, hands signals on meanwhile, and ends the sandbox.
 func (l *life) live(ctx context.Context) sandbox.Exit {
@@ -39,10 +34,22 @@ func (l *life) live(ctx context.Context) sandbox.Exit {
 		exit = sandbox.Exit{Code: ExitFailure, Err: err}
 	}
 	ended()
-	l.end(ctx, !l.req.Remove)
+	l.recordDeath(exit)
+	l.end(ctx, !l.req.Remove || l.wished())
 	close(finished)
 	workers.Wait()
+	if l.stopped {
+		l.event("stop")
+	}
 	return exit
+}
+
+// recordDeath writes the events of the process's end.
+func (l *life) recordDeath(exit sandbox.Exit) {
+	if exit.OOMKilled {
+		l.event("oom")
+	}
+	l.event("die", "exitCode", strconv.Itoa(exit.Code), "execDuration", strconv.Itoa(int(time.Since(l.began).Seconds())))
 }
 
 // forwardAll hands signals to the container's process until it has ended. It does nothing else: a guest that does not
@@ -76,7 +83,7 @@ func (l *life) enforce(ctx context.Context, ended, finished <-chan struct{}) {
 	if l.req.Timeout > 0 {
 		timeout = time.After(l.req.Timeout)
 	}
-	callerGone, killAsked := l.callerGone, l.server.killAsked
+	callerGone, killAsked, stops := l.callerGone, l.server.killAsked, l.stops
 	// unread says that nobody waits for the output any more.
 	unread := false
 	kill := func() {
@@ -87,6 +94,19 @@ func (l *life) enforce(ctx context.Context, ended, finished <-chan struct{}) {
 			reader = time.After(readerGrace)
 		}
 	}
+	stop := func(wish stopWish) {
+		l.cancelRestarts()
+		l.stopped = true
+		wish = l.resolve(wish)
+		if err := l.signalToEnd(ctx, wish.signal); err != nil {
+			l.logger.Warn("the guest did not take the stop signal", "error", err)
+			kill()
+		} else if wish.grace >= 0 {
+			grace = time.After(wish.grace)
+		} else {
+			grace = nil
+		}
+	}
 	for {
 		select {
 		case <-timeout:
@@ -95,14 +115,13 @@ func (l *life) enforce(ctx context.Context, ended, finished <-chan struct{}) {
 		case <-callerGone:
 			l.logger.Info("the caller has ended, so the container is stopped", "signal", l.prep.spec.StopSignal.String())
 			callerGone, unread = nil, true
-			if err := l.forward(ctx, l.prep.spec.StopSignal); err != nil {
-				l.logger.Warn("the guest did not take the stop signal", "error", err)
-				kill()
-			} else if l.prep.spec.StopTimeout >= 0 {
-				grace = time.After(l.prep.spec.StopTimeout)
+			stop(stopWish{own: true})
+		case wish := <-stops:
+			if !wish.void() {
+				stop(wish)
 			}
 		case <-grace:
-			l.logger.Info("the container has not stopped in time, so it is killed", "grace", l.prep.spec.StopTimeout)
+			l.logger.Info("the container has not stopped in time, so it is killed")
 			kill()
 		case <-killAsked:
 			killAsked, unread = nil, true
@@ -117,16 +136,47 @@ func (l *life) enforce(ctx context.Context, ended, finished <-chan struct{}) {
 			}
 		case <-ended:
 			// From here on the container's end is only written down.
-			ended, timeout, callerGone, grace, obey = nil, nil, nil, nil, nil
+			ended, timeout, callerGone, grace, obey, stops = nil, nil, nil, nil, nil, nil
 		case <-finished:
 			return
 		}
 	}
 }
 
+// resolve fills in what a wish leaves to the container.
+func (l *life) resolve(w stopWish) stopWish {
+	if w.signal == 0 {
+		w.signal = int(l.prep.spec.StopSignal)
+	}
+	if w.own {
+		w.grace = l.prep.spec.StopTimeout
+	}
+	return w
+}
+
+// signalToEnd sends a signal that the container is to end by. One that is paused is woken, or it would never see it.
+func (l *life) signalToEnd(ctx context.Context, signal int) error {
+	paused := l.container.State() == sandbox.Paused
+	if err := l.signal(ctx, signal); err != nil {
+		return err
+	}
+	if paused {
+		return l.resume(ctx)
+	}
+	return nil
+}
+
+// signal sends a signal that somebody has asked for.
+func (l *life) signal(ctx context.Context, signal int) error {
+	if state := l.container.State(); state == sandbox.Running || state == sandbox.Paused {
+		l.event("kill", "signal", strconv.Itoa(signal)) // before what follows of it
+	}
+	return l.container.Signal(ctx, signal)
+}
+
 // kill ends the container's process. Where the guest does not take the signal it kills the VMM, and returns false.
 func (l *life) kill(ctx context.Context) bool {
-	err := l.container.Signal(ctx, int(syscall.SIGKILL))
+	err := l.signalToEnd(ctx, int(syscall.SIGKILL))
 	if err == nil {
 		return true
 	}
@@ -137,34 +187,10 @@ func (l *life) kill(ctx context.Context) bool {
 	return false
 }
 
-// finish writes the container's end and gives everything up.
-func (m *monitor) finish(exit sandbox.Exit) int {
-	lost, why := m.output.Lost()
-	m.update(func(r *container.Record) {
-		r.State, r.ExitCode, r.OOMKilled = string(sandbox.Stopped), exit.Code, exit.OOMKilled
-		r.Finished, r.LogLost = time.Now(), lost
-		if exit.Err != nil {
-			r.Error = exit.Err.Error()
-		}
-	})
-	if exit.Err != nil {
-		m.tell("the container did not end by its process alone", exit.Err)
-	}
-	if lost > 0 {
-		m.tell("the log is incomplete", fmt.Errorf("%d bytes of output are not in its log: %w", lost, why))
-	}
-	for _, err := range []error{m.server.close(), m.attachSocket.Close(), m.output.Close(), m.files.Close(m.req.Name, m.req.Remove)} {
-		if err != nil {
-			m.tell("something is left over", err)
-		}
-	}
-	return exit.Code
-}
-
 // tell logs an error, and says it to the caller who is there.
 func (m *monitor) tell(what string, err error) {
 	m.logger.Error(what, "error", err)
 	if !m.req.Detach {
-		fmt.Fprintf(os.Stderr, "runcvm: container %s: %v\n", m.req.Name, err)
+		fmt.Fprintf(os.Stderr, "runcvm: container %s: %v\n", m.name(), err)
 	}
 }

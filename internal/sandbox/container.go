@@ -18,6 +18,8 @@ type Container struct {
 
 	mu    sync.Mutex
 	state State
+	// freezing is held while the container is paused or resumed.
+	freezing sync.Mutex
 
 	stdio     *Stdio
 	abandoned chan struct{}

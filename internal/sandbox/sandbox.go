@@ -74,9 +74,10 @@ type Sandbox struct {
 
 	drainTimeout time.Duration // the constant, but in tests
 
-	rpc   *ttrpc.Client
-	agent guestapi.AgentService
-	guest *guestapi.SetupResponse
+	rpc     *ttrpc.Client
+	agent   guestapi.AgentService
+	control guestapi.ControlService
+	guest   *guestapi.SetupResponse
 
 	stop    context.CancelFunc // ends the clock's keeper
 	keepers sync.WaitGroup
@@ -204,6 +205,7 @@ func (s *Sandbox) boot(ctx context.Context) error {
 	}
 	defer s.cfg.Timeline.Phase("agent")()
 	s.rpc, s.agent = newAgent(conn)
+	s.control = guestapi.NewControlClient(s.rpc)
 	seed := make([]byte, entropyBytes)
 	rand.Read(seed)
 	s.guest, err = s.agent.Setup(ctx, &guestapi.SetupRequest{

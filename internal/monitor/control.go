@@ -1,0 +1,171 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/internal/sandbox"
+)
+
+// controlServer answers api.ControlService: what people's verbs ask for.
+type controlServer struct{ m *monitor }
+
+// refuse makes an error of a call that is not legal now.
+func refuse(err error) error {
+	if errors.Is(err, sandbox.ErrTransition) || errors.Is(err, errNotRunning) {
+		err = stateError(err.Error())
+	}
+	return errgrpc.ToGRPC(err)
+}
+
+// running is the container whose process runs.
+func (s *controlServer) running() (*sandbox.Container, error) {
+	c := s.m.server.container.Load()
+	if c == nil {
+		return nil, errNotRunning
+	}
+	return c, nil
+}
+
+// wishStop hands a wish to whoever is about the container at the moment. errNotRunning says that it has ended for good.
+func (s *controlServer) wishStop(ctx context.Context, w stopWish) error {
+	var begun <-chan struct{}
+	if w.restart != nil {
+		begun = w.restart.begun
+	}
+	select {
+	case s.m.stops <- w:
+		return nil
+	case <-begun:
+		return nil
+	case <-s.m.over:
+		return errNotRunning
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func stopWishOf(signal uint32, grace *int64) stopWish {
+	w := stopWish{signal: int(signal), own: grace == nil}
+	if grace != nil {
+		w.grace = time.Duration(*grace)
+	}
+	return w
+}
+
+// Stop implements api.ControlService.
+func (s *controlServer) Stop(ctx context.Context, r *api.StopRequest) (*api.StopResponse, error) {
+	return &api.StopResponse{}, refuse(s.wishStop(ctx, stopWishOf(r.GetSignal(), r.GraceNanos)))
+}
+
+// SendSignal implements api.ControlService. As in Docker a signal that the container has not named as its stop signal ends its
+// restart policy, unless it has named another.
+func (s *controlServer) SendSignal(ctx context.Context, r *api.SendSignalRequest) (*api.SendSignalResponse, error) {
+	l := s.m.life.Load()
+	if l == nil {
+		// Between two lives nothing is there to get it.
+		return &api.SendSignalResponse{}, refuse(s.wishStop(ctx, stopWish{own: true}))
+	}
+	signal := int(r.GetSignal())
+	send := l.signal
+	if ends := signal == int(syscall.SIGKILL) || !l.namesStopSignal() || signal == int(l.prep.spec.StopSignal); ends {
+		s.m.cancelRestarts()
+		send = l.signalToEnd
+	}
+	return &api.SendSignalResponse{}, refuse(send(ctx, signal))
+}
+
+// namesStopSignal says whether the container has a stop signal of its own.
+func (l *life) namesStopSignal() bool {
+	return l.req.Options.StopSignal != "" || l.prep.image.Config.Config.StopSignal != ""
+}
+
+// Restart implements api.ControlService.
+func (s *controlServer) Restart(ctx context.Context, r *api.RestartRequest) (*api.RestartResponse, error) {
+	wish, err := s.m.wishRestart()
+	if err != nil {
+		return nil, refuse(err)
+	}
+	stop := stopWishOf(r.GetSignal(), r.GraceNanos)
+	stop.restart = wish
+	if err := s.wishStop(ctx, stop); err != nil {
+		return nil, refuse(err)
+	}
+	select {
+	case <-wish.done:
+		return &api.RestartResponse{}, refuse(wish.err)
+	case <-s.m.over:
+		return nil, refuse(fmt.Errorf("it was removed meanwhile: %w", errNotRunning))
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// AwaitEnd implements api.ControlService.
+func (s *controlServer) AwaitEnd(ctx context.Context, _ *api.AwaitEndRequest) (*api.AwaitEndResponse, error) {
+	select {
+	case <-s.m.server.end:
+		return &api.AwaitEndResponse{ExitCode: uint32(s.m.server.exitCode)}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Pause implements api.ControlService.
+func (s *controlServer) Pause(ctx context.Context, _ *api.PauseRequest) (*api.PauseResponse, error) {
+	l := s.m.life.Load()
+	if l == nil {
+		return nil, refuse(errNotRunning)
+	}
+	return &api.PauseResponse{}, refuse(l.pauseContainer(ctx))
+}
+
+// Resume implements api.ControlService.
+func (s *controlServer) Resume(ctx context.Context, _ *api.ResumeRequest) (*api.ResumeResponse, error) {
+	l := s.m.life.Load()
+	if l == nil {
+		return nil, refuse(errNotRunning)
+	}
+	return &api.ResumeResponse{}, refuse(l.resume(ctx))
+}
+
+func (l *life) pauseContainer(ctx context.Context) error {
+	if err := l.container.Pause(ctx); err != nil {
+		return err
+	}
+	l.update(func(r *container.Record) { r.State = string(sandbox.Paused) })
+	l.event("pause")
+	return nil
+}
+
+func (l *life) resume(ctx context.Context) error {
+	if err := l.container.Resume(ctx); err != nil {
+		return err
+	}
+	l.update(func(r *container.Record) {
+		if r.State == string(sandbox.Paused) { // it may have ended at once
+			r.State = string(sandbox.Running)
+		}
+	})
+	l.event("unpause")
+	return nil
+}
+
+// Rename implements api.ControlService.
+func (s *controlServer) Rename(_ context.Context, r *api.RenameRequest) (*api.RenameResponse, error) {
+	if !container.ValidName(r.GetName()) {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("%q is no name of a container: %w", r.GetName(), errdefs.ErrInvalidArgument))
+	}
+	s.m.mu.Lock()
+	err := s.m.files.Rename(&s.m.record, r.GetName())
+	s.m.mu.Unlock()
+	return &api.RenameResponse{}, errgrpc.ToGRPC(err)
+}
