@@ -55,6 +55,7 @@ func serve(s *service) func(net.Conn) {
 			panic(err)
 		}
 		guestapi.RegisterAgentService(server, s)
+		guestapi.RegisterControlService(server, &control{never: errors.Is(s.signal, errNever)})
 		_ = server.Serve(context.Background(), &once{conn: c, closed: make(chan struct{})})
 	}
 }
@@ -83,6 +84,9 @@ type service struct {
 	exitCode uint32
 	// endless lets the process run on, whatever the host sends.
 	endless bool
+	// orderly lets Shutdown be answered. signals gets the signals for the process, which ends by the first one.
+	orderly bool
+	signals chan uint32
 	// setup, create, start, wait and signal are errors to answer with; errNever is no answer at all.
 	setup, create, start, wait, signal error
 	// refusal is why the process could not be executed.
@@ -121,10 +125,17 @@ func (s *service) Wait(context.Context, *guestapi.WaitRequest) (*guestapi.WaitRe
 	if s.endless {
 		select {}
 	}
+	if s.signals != nil {
+		return &guestapi.WaitResponse{ExitCode: 128 + <-s.signals}, nil
+	}
 	return answer(&guestapi.WaitResponse{ExitCode: s.exitCode}, s.wait)
 }
 
-func (s *service) Signal(context.Context, *guestapi.SignalRequest) (*guestapi.SignalResponse, error) {
+func (s *service) Signal(_ context.Context, r *guestapi.SignalRequest) (*guestapi.SignalResponse, error) {
+	select {
+	case s.signals <- r.GetSignal():
+	default:
+	}
 	return answer(&guestapi.SignalResponse{}, s.signal)
 }
 
@@ -144,6 +155,9 @@ func (s *service) SyncClock(context.Context, *guestapi.SyncClockRequest) (*guest
 }
 
 func (s *service) Shutdown(context.Context, *guestapi.ShutdownRequest) (*guestapi.ShutdownResponse, error) {
+	if s.orderly {
+		return &guestapi.ShutdownResponse{}, nil
+	}
 	select {}
 }
 

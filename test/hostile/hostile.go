@@ -17,7 +17,9 @@ type Mode struct{ Agent, Stream func(net.Conn) }
 // Modes are the agents by name.
 var Modes = map[string]Mode{
 	// Does what the contract says, with a process that ends at once; to be sure that it is the others' faults that are found.
-	"honest": {serve(&service{exitCode: 7}), honest},
+	"honest": {serve(&service{exitCode: 7, orderly: true}), honest},
+	// The same with a process that ends by its first signal.
+	"obedient": {serve(&service{signals: make(chan uint32, 1), orderly: true}), honest},
 
 	// Accepts and says nothing.
 	"silent": {silent, silent},
