@@ -32,10 +32,13 @@ type baseline struct {
 	initramfs string
 	disk      *rootfs.Disk
 	spec      []byte
+	// args are added to the kernel's command line.
+	args string
 }
 
-func newBaseline(ctx context.Context, b *bench) (_ *baseline, err error) {
-	s := &baseline{b: b, dir: filepath.Join(b.dir, "baseline")}
+// newBaseline prepares a baseline in a directory of this name, whose container runs the command.
+func newBaseline(ctx context.Context, b *bench, name string, command ...string) (_ *baseline, err error) {
+	s := &baseline{b: b, dir: filepath.Join(b.dir, name)}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -57,7 +60,7 @@ func newBaseline(ctx context.Context, b *bench) (_ *baseline, err error) {
 	if s.disk, err = cache.ImageDisk(ctx, store, img, rootfs.DiskOptions{Cache: true}); err != nil {
 		return nil, err
 	}
-	c, err := oci.Resolve(img.Config.Config, oci.Options{Cmd: []string{"true"}, Hostname: "baseline"})
+	c, err := oci.Resolve(img.Config.Config, oci.Options{Cmd: command, Hostname: "baseline"})
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +120,9 @@ func (s *baseline) configure(disk string) (string, error) {
 	boot, _ := c["boot-source"].(map[string]any)
 	boot = maps.Clone(boot)
 	boot["initrd_path"] = s.initramfs
+	if s.args != "" {
+		boot["boot_args"] = fmt.Sprint(boot["boot_args"], " ", s.args)
+	}
 	own := maps.Clone(drives["rootfs"])
 	own["path_on_host"] = disk
 	c["boot-source"], c["drives"] = boot, []any{drives["image"], own, drives["modules"]}
@@ -129,17 +135,23 @@ func (s *baseline) configure(disk string) (string, error) {
 }
 
 // run boots once and returns the time from the VMM's exec to its exit.
-func (s *baseline) run(ctx context.Context) (_ time.Duration, err error) {
+func (s *baseline) run(ctx context.Context) (time.Duration, error) {
+	_, took, err := s.boot(ctx)
+	return took, err
+}
+
+// boot boots once and returns the guest's console, too.
+func (s *baseline) boot(ctx context.Context) (_ string, _ time.Duration, err error) {
 	disk := filepath.Join(s.dir, "rootfs.ext4")
 	err = rootfs.CreateWritable(ctx, disk, rootfs.WritableOptions{Size: s.b.diskSize, UUID: uuid.NewString(), Entrypoint: []string{"true"},
 		Config: s.spec})
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(disk)) }()
 	config, err := s.configure(disk)
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	cmd := exec.CommandContext(ctx, s.b.vmm, "--id", "baseline", "--no-api", "--config-file", config)
 	cmd.Dir = s.dir
@@ -153,7 +165,7 @@ func (s *baseline) run(ctx context.Context) (_ time.Duration, err error) {
 		err = errors.New("the guest did not run its container")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w\n%s\n%s", filepath.Base(s.b.vmm), err, console.Bytes(), log.Bytes())
+		return "", 0, fmt.Errorf("%s: %w\n%s\n%s", filepath.Base(s.b.vmm), err, console.Bytes(), log.Bytes())
 	}
-	return took, nil
+	return console.String(), took, nil
 }

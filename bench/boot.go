@@ -10,7 +10,7 @@ import (
 
 // bootRow runs "true" in a container, once by runcvm and once by the least that a guest can do, in turn.
 func bootRow(ctx context.Context, b *bench) ([]Result, error) {
-	base, err := newBaseline(ctx, b)
+	base, err := newBaseline(ctx, b, "baseline", "true")
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type options struct {
 	pairs  int
 	starts int
 	builds int
+	execs  int
 }
 
 // row is one measurement; each of its results is a line of the report.
@@ -40,6 +41,7 @@ var rows = []row{
 	{"memory", memoryRow},
 	{"boot", bootRow},
 	{"host-work", hostWorkRow},
+	{"exec", execRow},
 	{"sizes", sizesRow},
 	{"layers", layersRow},
 	{"directory", directoryRow},
@@ -51,6 +53,7 @@ func main() {
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows to measure; empty: all")
 	flag.IntVar(&o.pairs, "pairs", 9, "pairs of guests in row boot")
 	flag.IntVar(&o.starts, "starts", 11, "starts in row host-work")
+	flag.IntVar(&o.execs, "execs", 20, "execs in row exec")
 	flag.IntVar(&o.builds, "builds", 5, "pairs in each of the rows layers and directory")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -104,6 +105,12 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 		return nil, errors.Join(fmt.Errorf("make a pipe: %w", err), requestW.Close())
 	}
 
+	// What this process has inherited beside its standard files is not the monitor's, which may live for long: a lock, or a pipe whose
+	// end somebody waits for. Go's own files are closed on exec anyway. A kernel before 5.11 cannot do it.
+	err = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		return nil, errors.Join(fmt.Errorf("keep other files from the monitor: %w", err), requestW.Close(), statusW.Close())
+	}
 	cmd := exec.Command(self, Command)
 	cmd.Args[0] = "runcvm"
 	cmd.ExtraFiles = []*os.File{requestFD - 3: requestR, statusFD - 3: statusW}

@@ -67,6 +67,19 @@ func FuzzAgent(f *testing.F) {
 			showable(t, err.Error(), 2*maxGuestText)
 		}
 		showable(t, s.KernelRelease(), maxRelease)
+		exec, err := agent.Exec(context.Background(), &guestapi.ExecRequest{})
+		if err != nil {
+			showable(t, err.Error(), 2*maxGuestText)
+		}
+		if _, err := agent.Resize(context.Background(), &guestapi.ResizeRequest{}); err != nil {
+			showable(t, err.Error(), 2*maxGuestText)
+		}
+		if text := exec.GetError(); text != "" {
+			showable(t, clean(text, maxGuestText), maxGuestText)
+		}
+		if code := execCode(exec.GetErrorCode()); code < 125 || code > 127 {
+			t.Errorf("a refusal with exit code %d", code)
+		}
 		wait, err := agent.Wait(context.Background(), &guestapi.WaitRequest{})
 		if err != nil {
 			showable(t, err.Error(), 2*maxGuestText)

@@ -108,7 +108,12 @@ func (o *Stdio) open(ctx context.Context, streams Streams) error {
 	}
 	for s, w := range map[guestapi.Stream]io.Writer{guestapi.Stdout: streams.Stdout, guestapi.Stderr: streams.Stderr} {
 		if w != nil {
-			connect(s, func(conn net.Conn) { o.group.Go(func() { o.receive(conn, s, w) }) })
+			connect(s, func(conn net.Conn) {
+				o.mu.Lock()
+				o.outputs = append(o.outputs, conn)
+				o.mu.Unlock()
+				o.group.Go(func() { o.receive(conn, s, w) })
+			})
 		}
 	}
 	group.Wait()
@@ -146,9 +151,6 @@ func (o *Stdio) send(conn net.Conn, r io.ReadCloser) {
 // has gone, as readers of a pipe do.
 func (o *Stdio) receive(conn net.Conn, s guestapi.Stream, w io.Writer) {
 	defer conn.Close()
-	o.mu.Lock()
-	o.outputs = append(o.outputs, conn)
-	o.mu.Unlock()
 	drain := &drainedConn{Conn: conn, ended: o.ended, silence: o.silence}
 	defer drain.watch()()
 	sink := &sink{w: w}

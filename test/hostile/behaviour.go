@@ -93,7 +93,10 @@ type service struct {
 	refusal *guestapi.StartResponse
 	// exec and resize are as setup, execRefusal as refusal, for further processes.
 	exec, resize error
-	execRefusal  *guestapi.ExecResponse
+	// execCode is a further process's exit code, execWait an error in its place.
+	execCode    uint32
+	execWait    error
+	execRefusal *guestapi.ExecResponse
 }
 
 // errNever is the error of a call that is not answered.
@@ -121,7 +124,10 @@ func (s *service) Start(context.Context, *guestapi.StartRequest) (*guestapi.Star
 	return answer(&guestapi.StartResponse{Pid: 1}, s.start)
 }
 
-func (s *service) Wait(context.Context, *guestapi.WaitRequest) (*guestapi.WaitResponse, error) {
+func (s *service) Wait(_ context.Context, r *guestapi.WaitRequest) (*guestapi.WaitResponse, error) {
+	if r.GetExecId() != "" {
+		return answer(&guestapi.WaitResponse{ExitCode: s.execCode}, s.execWait)
+	}
 	if s.endless {
 		select {}
 	}

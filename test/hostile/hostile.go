@@ -56,4 +56,18 @@ var Modes = map[string]Mode{
 	"disobedient": {serve(&service{endless: true}), takeAndHold},
 	// The same with signals that are never taken.
 	"signal-never": {serve(&service{endless: true, signal: errNever}), takeAndHold},
+
+	// The container runs on, and takes further processes.
+	"runs": {serve(&service{endless: true, execCode: 9}), honest},
+	// No further process is ever begun, or refused.
+	"exec-never": {serve(&service{endless: true, exec: errNever, resize: errNever}), honest},
+	// A reason of control characters, and an exit code that there is not.
+	"exec-refused": {serve(&service{endless: true, execRefusal: &guestapi.ExecResponse{Error: lies(1 << 20), ErrorCode: 4_000_000_000}}), honest},
+	"exec-failed":  {serve(&service{endless: true, exec: status.Error(codes.Internal, lies(1<<20)), resize: status.Error(codes.Internal, lies(1<<20))}), honest},
+	// A further process ends, with an exit code that there is not, and its output does not.
+	"exec-lies": {serve(&service{endless: true, execCode: 4_000_000_000}), takeAndHold},
+	// Its output is no stream.
+	"exec-garbage": {serve(&service{endless: true}), sendAfterOpening("\x02\xff\xff\xff\xff")},
+	// It is there, and nobody tells how it ended.
+	"exec-wait-refused": {serve(&service{endless: true, execWait: status.Error(codes.NotFound, "no process")}), honest},
 }
