@@ -3,7 +3,7 @@
 //	RUNCVM_BIN=bin RUNCVM_TEST_IMAGE=build/image/debian go run ./bench -o bench/results.json
 //
 // RUNCVM_BIN has the programs, RUNCVM_TEST_IMAGE is an OCI layout of a Debian image, RUNCVM_VMM is the VMM (default:
-// firecracker-qemu of RUNCVM_BIN). All rows come of one run: a result is a median, and a ratio's two sides are measured in turn, so
+// firecracker-qemu of RUNCVM_BIN), RUNCVM_KERNEL is the faster kernel that row kernel compares (default: build/kernel, where it is). All rows come of one run: a result is a median, and a ratio's two sides are measured in turn, so
 // that what else the machine does falls on both. docs/benchmarks.md says how to read each row.
 package main
 
@@ -40,6 +40,7 @@ type row struct {
 var rows = []row{
 	{"memory", memoryRow},
 	{"boot", bootRow},
+	{"kernel", kernelRow},
 	{"host-work", hostWorkRow},
 	{"exec", execRow},
 	{"sizes", sizesRow},
@@ -51,7 +52,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.out, "o", "", "file for the results; empty: standard output")
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows to measure; empty: all")
-	flag.IntVar(&o.pairs, "pairs", 9, "pairs of guests in row boot")
+	flag.IntVar(&o.pairs, "pairs", 9, "pairs of guests in the rows boot and kernel")
 	flag.IntVar(&o.starts, "starts", 11, "starts in row host-work")
 	flag.IntVar(&o.execs, "execs", 20, "execs in row exec")
 	flag.IntVar(&o.builds, "builds", 5, "pairs in each of the rows layers and directory")

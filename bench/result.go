@@ -31,6 +31,8 @@ type Result struct {
 	Samples []float64 `json:"samples"`
 	// Raw is what Samples were computed from, by name with the unit at its end.
 	Raw map[string][]float64 `json:"raw,omitempty"`
+	// Skipped says why nothing was measured; there are no samples then, and Value says nothing.
+	Skipped string `json:"skipped,omitempty"`
 	// Note is what to know of the value; of a missed goal also what would reach it.
 	Note string `json:"note,omitempty"`
 	// Remedy is what would reach the goal; it becomes a part of Note where the goal is missed.
@@ -43,6 +45,10 @@ type Result struct {
 // finish computes what follows from the samples, and rounds all to four digits: more is noise. A machine with more to do than
 // processors is part of the note, since no time measured on it is the program's own.
 func (r *Result) finish(processors int) {
+	if r.Skipped != "" {
+		r.Goal, r.Samples = nil, []float64{}
+		return
+	}
 	r.Value = round(median(r.Samples))
 	if r.Goal != nil {
 		met := r.Value <= *r.Goal
@@ -70,6 +76,9 @@ func (r *Result) addNotes(processors int) {
 }
 
 func (r Result) String() string {
+	if r.Skipped != "" {
+		return fmt.Sprintf("%-24s skipped: %s", r.Name, r.Skipped)
+	}
 	s := fmt.Sprintf("%-24s %10.4g %-6s", r.Name, r.Value, r.Unit)
 	if r.Goal == nil {
 		return s

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 )
 
@@ -35,6 +36,15 @@ func TestARowWithoutSamplesIsNoResult(t *testing.T) {
 	r.finish(1)
 	if _, err := json.Marshal(r); err == nil {
 		t.Error("it was written")
+	}
+}
+
+func TestARowThatWasSkippedSaysSo(t *testing.T) {
+	r := Result{Name: "row", Goal: new(1.0), Skipped: "not built"}
+	r.finish(1)
+	b, err := json.Marshal(r)
+	if err != nil || !strings.Contains(string(b), `"skipped":"not built"`) || !strings.Contains(r.String(), "not built") || r.Met != nil {
+		t.Errorf("%s %v, %s", b, err, r)
 	}
 }
 
