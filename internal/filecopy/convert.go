@@ -15,8 +15,9 @@ import (
 // plain writes the archive of a container's path as a tar stream like any other, in which what was copied is called name; without a
 // name its content lies at the top. Nothing is passed on as the guest wrote it.
 func plain(w io.Writer, r io.Reader, name string) error {
-	isDir := false
-	return convert(w, r, func(h *tar.Header, first bool) error {
+	isDir, empty := false, true
+	err := convert(w, r, func(h *tar.Header, first bool) error {
+		empty = false
 		entry, err := archive.Local(h.Name)
 		if err != nil {
 			return err
@@ -40,6 +41,10 @@ func plain(w io.Writer, r io.Reader, name string) error {
 		}
 		return nil
 	})
+	if err == nil && empty {
+		err = errors.New("the archive is empty")
+	}
+	return err
 }
 
 // wire writes a tar stream of the user's, compressed or not, as the guest's agent takes it.

@@ -165,7 +165,7 @@ func isLink(st *api.CopyStatResponse) bool { return st.GetMode()&unix.S_IFMT == 
 // failure is an error of a call about a path, in Docker's words where it has some.
 func (c *Container) failure(err error, path string) error {
 	if errdefs.IsNotFound(err) {
-		return fmt.Errorf("could not find the file %s in container %s: %w", printable(rooted(path)), c.ref, err)
+		return fmt.Errorf("could not find the file %s in container %s", printable(rooted(path)), c.ref)
 	}
 	return err
 }
