@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"github.com/runcvm/runcvm/internal/container"
@@ -37,6 +38,9 @@ type Container struct {
 
 // Open reaches the monitor of a container that is alive. ref is what the user calls it.
 func Open(ctx context.Context, e *container.Entry, ref string) (*Container, error) {
+	if !e.Alive {
+		return nil, fmt.Errorf("container %s is %s: files are copied while it runs; start it first: %w", ref, e.State, errdefs.ErrFailedPrecondition)
+	}
 	client, err := monitor.Dial(ctx, e)
 	if err != nil {
 		return nil, err

@@ -48,6 +48,13 @@ func (u *Unpacker) chown(fd int, name string, h *tar.Header) error {
 	if o.UID < 0 || o.UID >= math.MaxUint32 || o.GID < 0 || o.GID >= math.MaxUint32 {
 		return fmt.Errorf("give %q to user %d and group %d: no such numbers", name, o.UID, o.GID)
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("look at %q: %w", name, err)
+	}
+	if st.Uid == uint32(o.UID) && st.Gid == uint32(o.GID) {
+		return nil // a change is a write to the journal, and small files are many
+	}
 	if err := unix.Fchownat(fd, "", o.UID, o.GID, unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("give %q to user %d and group %d: %w", name, o.UID, o.GID, err)
 	}
@@ -57,7 +64,7 @@ func (u *Unpacker) chown(fd int, name string, h *tar.Header) error {
 // file writes a regular file. One that does not become whole is taken away again.
 func (u *Unpacker) file(n node, h *tar.Header, r io.Reader) (err error) {
 	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(n.fd(), n.base, flags, 0o600)
+	fd, err := unix.Openat(n.fd(), n.base, flags, uint32(h.Mode&0o777))
 	if err != nil {
 		return fmt.Errorf("make %q: %w", n.name, err)
 	}
@@ -184,8 +191,10 @@ func (u *Unpacker) finishSpecial(n node, h *tar.Header, kind uint32) error {
 	}
 	// By the descriptor's name: O_PATH is not enough for fchmod(2).
 	self := fmt.Sprintf("/proc/self/fd/%d", fd)
-	if kind == unix.S_IFLNK {
-		return unix.UtimesNanoAt(n.fd(), n.base, times(h), unix.AT_SYMLINK_NOFOLLOW)
+	if kind != unix.S_IFLNK {
+		if err := unix.Chmod(self, uint32(h.Mode&0o7777)); err != nil {
+			return err
+		}
 	}
-	return errors.Join(unix.Chmod(self, uint32(h.Mode&0o7777)), unix.UtimesNanoAt(unix.AT_FDCWD, self, times(h), 0))
+	return unix.UtimesNanoAt(fd, "", times(h), unix.AT_EMPTY_PATH)
 }

@@ -258,10 +258,16 @@ func (u *Unpacker) attributes(f *os.File, name string, h *tar.Header) error {
 			return fmt.Errorf("set the extended attribute %q of %q: %w", attr, name, err)
 		}
 	}
-	if err := unix.Fchmod(fd, uint32(h.Mode&0o7777)); err != nil {
-		return fmt.Errorf("set the mode of %q: %w", name, err)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("look at %q: %w", name, err)
 	}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), times(h), 0); err != nil {
+	if mode := uint32(h.Mode & 0o7777); st.Mode&0o7777 != mode {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return fmt.Errorf("set the mode of %q: %w", name, err)
+		}
+	}
+	if err := unix.UtimesNanoAt(fd, "", times(h), unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("set the time of %q: %w", name, err)
 	}
 	return nil
