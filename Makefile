@@ -43,8 +43,9 @@ build: ## Build the programs into bin/
 	$(GOBUILD) -o bin/ $(PROGRAMS:%=./cmd/%)
 
 .PHONY: test-programs
-test-programs: ## Build the programs that e2e suites put into guests into bin/test/
+test-programs: ## Build the programs that e2e suites put into guests, and a registry, into bin/test/
 	$(GOBUILD) -o bin/test/ ./test/programs/...
+	cd tools && $(GOBUILD) -o ../bin/test/ ./registry
 
 .PHONY: image
 image: ## Make the Debian image that demo and tests run

@@ -25,6 +25,19 @@ func isTerminal(w io.Writer) bool {
 	return err == nil
 }
 
+// columns is the width of a terminal; some do not know theirs.
+func columns(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
+}
+
 // progress shows a pull: bars at a terminal, else a line for each event, as Docker has them.
 type progress struct {
 	ref   registry.Reference
@@ -37,7 +50,7 @@ type progress struct {
 
 func newProgress(w io.Writer, ref registry.Reference, quiet bool) *progress {
 	p := &progress{ref: ref, quiet: quiet, out: w}
-	if !quiet && isTerminal(w) {
+	if !quiet && isTerminal(w) && columns(w) > 0 {
 		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(120*time.Millisecond))
 		p.out = p.bars // above the bars
 	}

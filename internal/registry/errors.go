@@ -22,6 +22,12 @@ const (
 
 // explain says what an error of the registry means, and the way out.
 func (p *place) explain(err error) error {
+	// Before the answer: this machine is asked in both ways, and what it says to http is of no interest then.
+	var certificate *tls.CertificateVerificationError
+	if errors.As(err, &certificate) {
+		return fmt.Errorf("registry %s: its certificate is not trusted: %w; if it is yours, set registry.ca_file to its CA's certificate: %w",
+			p.host, certificate, errdefs.ErrUnavailable)
+	}
 	var answer *transport.Error
 	if errors.As(err, &answer) {
 		return p.explainAnswer(answer)
@@ -31,13 +37,9 @@ func (p *place) explain(err error) error {
 		err = dial.Err // the URL's host is in the message
 	}
 	var record tls.RecordHeaderError
-	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, errStalled):
 		return fmt.Errorf("registry %s: %w", p.host, err)
-	case errors.As(err, &certificate):
-		return fmt.Errorf("registry %s: its certificate is not trusted: %w; if it is yours, set registry.ca_file to its CA's certificate: %w",
-			p.host, err, errdefs.ErrUnavailable)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("registry %s speaks http without TLS: %w: %w", p.host, errPlain, errdefs.ErrUnavailable)
 	}

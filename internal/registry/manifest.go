@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -48,21 +49,16 @@ type document struct {
 
 // manifest fetches a manifest or an index by tag or digest.
 func (p *place) manifest(ctx context.Context, what string) (document, error) {
-	resp, err := p.get(ctx, "manifests", what, accepted)
+	body, header, err := p.ask(ctx, what)
 	if err != nil {
 		return document{}, err
 	}
-	defer resp.Body.Close()
-	body, err := p.readAll(ctx, resp, "manifest "+what)
-	if err != nil {
-		return document{}, err
-	}
-	d := document{ocispec.Descriptor{MediaType: mediaType(resp.Header.Get("Content-Type"), body), Digest: digest.FromBytes(body),
+	d := document{ocispec.Descriptor{MediaType: mediaType(header.Get("Content-Type"), body), Digest: digest.FromBytes(body),
 		Size: int64(len(body))}, body}
 	want := digest.Digest(what)
 	if want.Validate() != nil {
 		// By tag there is nothing to hold it to but the registry's own word.
-		want = digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+		want = digest.Digest(header.Get("Docker-Content-Digest"))
 	}
 	if want.Validate() == nil && want.Algorithm() == digest.SHA256 && want != d.desc.Digest {
 		return document{}, fmt.Errorf("registry %s: manifest %s: %w: content has %s instead of %s", p.host, what, layer.ErrDigest,
@@ -71,47 +67,58 @@ func (p *place) manifest(ctx context.Context, what string) (document, error) {
 	return d, nil
 }
 
-// get asks for a small thing; the caller closes the body of an answer.
-func (p *place) get(ctx context.Context, kind, what, accept string) (*http.Response, error) {
-	client, err := p.connect(ctx)
-	if err != nil {
-		return nil, err
+// ask gets the whole answer to the question for a manifest, again where the connection breaks in the middle.
+func (p *place) ask(ctx context.Context, what string) ([]byte, http.Header, error) {
+	attempts := maxAttempts
+	if p.mirror {
+		attempts = maxMirrorAttempts
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url(kind, what), nil)
-	if err != nil {
-		return nil, err
+	for n := 1; ; n++ {
+		b, header, err := p.askOnce(ctx, what)
+		if err == nil || n >= attempts || ctx.Err() != nil || !errors.Is(err, errBroken) {
+			return b, header, err
+		}
+		delay := backoff(n)
+		p.c.o.Progress.Note(fmt.Sprintf("%v; trying again in %s", err, delay.Round(time.Millisecond)))
+		if err := sleep(ctx, delay); err != nil {
+			return nil, nil, err
+		}
 	}
-	if accept != "" {
-		req.Header.Set("Accept", accept)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, p.explain(err)
-	}
-	if err := transport.CheckError(resp, http.StatusOK); err != nil {
-		resp.Body.Close()
-		return nil, p.explain(err)
-	}
-	return resp, nil
 }
 
-// readAll reads a small answer.
-func (p *place) readAll(ctx context.Context, resp *http.Response, what string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.c.o.Timeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { resp.Body.Close() })
-	defer stop()
+// errBroken says that an answer began and did not come to its end.
+var errBroken = errors.New("the connection broke")
+
+func (p *place) askOnce(ctx context.Context, what string) ([]byte, http.Header, error) {
+	client, err := p.connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url("manifests", what), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Accept", accepted)
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, nil, p.explain(err)
+	}
+	defer resp.Body.Close()
+	if err := transport.CheckError(resp, http.StatusOK); err != nil {
+		return nil, nil, p.explain(err)
+	}
+	// The whole of it may take as long as the silence may last: it is small.
+	timer := time.AfterFunc(p.c.o.Timeout, func() { resp.Body.Close() })
+	defer timer.Stop()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
 	switch {
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("registry %s: %s: %w", p.host, what, errStalled)
 	case err != nil:
-		return nil, fmt.Errorf("registry %s: %s: %w", p.host, what, err)
+		return nil, nil, fmt.Errorf("registry %s: manifest %s: %w: %w", p.host, what, errBroken, err)
 	case len(b) > maxManifest:
-		return nil, fmt.Errorf("registry %s: %s is larger than the %d bytes that it may have: %w", p.host, what, maxManifest,
+		return nil, nil, fmt.Errorf("registry %s: manifest %s is larger than the %d bytes that it may have: %w", p.host, what, maxManifest,
 			errdefs.ErrOutOfRange)
 	}
-	return b, nil
+	return b, resp.Header, nil
 }
 
 // mediaType says what a manifest is: by itself, else by its header, else by what is in it.

@@ -150,7 +150,7 @@ func (p *pull) find(ctx context.Context) (top, manifest document, err error) {
 // known is a pull of an image that is in the store, under whatever name.
 func (p *pull) known(ctx context.Context, local string, source, manifest digest.Digest) (Result, bool, error) {
 	have, ok, err := p.to.Store.ByManifest(ctx, manifest)
-	if err != nil || !ok {
+	if err != nil || !ok || !p.want.Match(have.Config.Platform) {
 		return Result{}, false, err
 	}
 	img, err := p.to.Store.Get(ctx, local)
