@@ -140,9 +140,14 @@ type blobReader struct {
 	rest func(offset int64) (io.ReadCloser, error)
 	body io.ReadCloser
 	at   int64
-	hash hash.Hash
-	err  error
+	// early is up to where what was written is on its way to the device.
+	early int64
+	hash  hash.Hash
+	err   error
 }
+
+// earlySize is how much is sent on its way to the device at once, so that the fsync at the end has less to wait for.
+const earlySize = 4 << 20
 
 func (r *blobReader) Read(p []byte) (int, error) {
 	if r.err != nil {
@@ -179,6 +184,11 @@ func (r *blobReader) read(p []byte) (int, error) {
 	n, err := r.body.Read(p[:min(int64(len(p)), left)])
 	if _, werr := r.b.file.WriteAt(p[:n], r.at); werr != nil {
 		return 0, fmt.Errorf("blob %s: %w", d.Digest, werr)
+	}
+	if end := r.at + int64(n); end-r.early >= earlySize {
+		// Only a hint: the fsync at the end tells of any failure.
+		_ = unix.SyncFileRange(int(r.b.file.Fd()), r.early, end-r.early, unix.SYNC_FILE_RANGE_WRITE)
+		r.early = end
 	}
 	if errors.Is(err, io.EOF) {
 		if err = nil; int64(n) < left {

@@ -52,6 +52,7 @@ func (c *Cache) Stream(ctx context.Context, img image.Image, cacheKey string) (*
 		return nil, errors.Join(fmt.Errorf("image disk: %w", err), s.Close())
 	}
 	s.builder = erofs.New(s.file)
+	s.builder.WriteEarly()
 	return s, nil
 }
 
