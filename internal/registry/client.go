@@ -161,11 +161,11 @@ func (p *place) handshake(ctx context.Context) (*http.Client, error) {
 	if plain {
 		options = append(options, name.Insecure)
 	}
-	repo, err := name.NewRepository(host+"/"+p.path, options...)
+	registry, err := name.NewRegistry(host, options...)
 	if err != nil {
 		return nil, fmt.Errorf("registry %s: %w", p.host, err)
 	}
-	auth, err := p.credentials(ctx, repo)
+	auth, err := p.credentials(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -175,19 +175,25 @@ func (p *place) handshake(ctx context.Context) (*http.Client, error) {
 	}
 	var base http.RoundTripper = &retrier{next: &plainGuard{next: p.c.base, allowed: plain, host: host}, attempts: attempts,
 		timeout: p.c.o.Timeout, note: p.c.o.Progress.Note}
-	t, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewUserAgent(base, "runcvm"),
-		[]string{repo.Scope(transport.PullScope)})
+	t, err := transport.NewWithContext(ctx, registry, auth, transport.NewUserAgent(base, "runcvm"),
+		[]string{"repository:" + p.path + ":" + transport.PullScope})
 	if err != nil {
 		return nil, p.explain(err)
 	}
 	return &http.Client{Transport: t}, nil
 }
 
+// resource is what credentials are looked for: a repository, whose name may be shorter than go-containerregistry's own type takes.
+type resource struct{ host, path string }
+
+func (r resource) String() string      { return r.host + "/" + r.path }
+func (r resource) RegistryStr() string { return r.host }
+
 // helperTimeout bounds a credential helper, which may ask a person or a network.
 const helperTimeout = time.Minute
 
 // credentials are those of docker login or podman login, by way of a credential helper where one is configured.
-func (p *place) credentials(ctx context.Context, repo name.Repository) (authn.Authenticator, error) {
+func (p *place) credentials(ctx context.Context) (authn.Authenticator, error) {
 	type answer struct {
 		auth authn.Authenticator
 		user string
@@ -195,7 +201,7 @@ func (p *place) credentials(ctx context.Context, repo name.Repository) (authn.Au
 	}
 	done := make(chan answer, 1)
 	go func() {
-		auth, err := authn.Resolve(ctx, authn.DefaultKeychain, repo)
+		auth, err := authn.Resolve(ctx, authn.DefaultKeychain, resource{authHost(p.host), p.path})
 		a := answer{auth: auth, err: err}
 		if err == nil && auth != authn.Anonymous {
 			var config *authn.AuthConfig

@@ -76,9 +76,9 @@ func TestSavedImagesAreTheSameAgain(t *testing.T) {
 	host := startServer(t)
 	one, two := hostImage(t, 60, 100_000, 1000), hostImage(t, 61, 5000)
 	push(t, one, "saved/one:1")
-	push(t, two, "saved/two:latest")
+	push(t, two, "saved/t:latest")
 	h := loggedIn(t, host)
-	first, second := host+"/saved/one:1", host+"/saved/two"
+	first, second := host+"/saved/one:1", host+"/saved/t"
 	pull(t, h, first)
 	pull(t, h, second)
 	dir := t.TempDir()
