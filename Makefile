@@ -83,7 +83,7 @@ test-kvm: build test-programs image tools-image ## Run the e2e suites in a machi
 	test/kvm/run
 
 .PHONY: bench
-bench: build image ## Run the benchmarks, write bench/results.json
+bench: build test-programs image ## Run the benchmarks, write bench/results.json
 	$(TEST_ENV) go run ./bench -o bench/results.json
 
 .PHONY: fuzz

@@ -46,6 +46,7 @@ var rows = []row{
 	{"sizes", sizesRow},
 	{"layers", layersRow},
 	{"directory", directoryRow},
+	{"pull", pullRow},
 }
 
 func main() {
@@ -55,7 +56,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 9, "pairs of guests in the rows boot and kernel")
 	flag.IntVar(&o.starts, "starts", 11, "starts in row host-work")
 	flag.IntVar(&o.execs, "execs", 20, "execs in row exec")
-	flag.IntVar(&o.builds, "builds", 5, "pairs in each of the rows layers and directory")
+	flag.IntVar(&o.builds, "builds", 5, "pairs in each of the rows layers, directory and pull")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
