@@ -21,6 +21,7 @@ import (
 // server answers on the monitor's socket from the moment the container's directory exists.
 type server struct {
 	ttrpc     *ttrpc.Server
+	clients   *clients
 	container atomic.Pointer[sandbox.Container] // nil while no process runs
 	processes *processes
 	askedOnce sync.Once
@@ -40,29 +41,29 @@ func serve(m *monitor) (*server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make the monitor's server: %w", err), l.Close())
 	}
-	s := &server{ttrpc: t, processes: newProcesses(m.logger, m.event), killAsked: make(chan struct{}), end: make(chan struct{})}
+	s := &server{ttrpc: t, clients: newClients(), processes: newProcesses(m.logger, m.event), killAsked: make(chan struct{}), end: make(chan struct{})}
 	api.RegisterMonitorService(t, s)
 	api.RegisterProcessesService(t, s.processes)
 	api.RegisterCopyService(t, s)
 	api.RegisterControlService(t, &controlServer{m})
 	go func() {
-		if err := t.Serve(context.Background(), l); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
+		if err := t.Serve(context.Background(), s.clients.track(l)); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			m.logger.Error("the monitor's socket is closed", "error", err)
 		}
 	}()
 	return s, nil
 }
 
-// partingTimeout is how long answers may take that are under way when the server is closed.
-const partingTimeout = time.Second
+// partingTimeout is how long clients may take to leave when the server is closed: they do once they have their answers, and the
+// protocol's own orderly end takes a connection with a call that waits for one without.
+const partingTimeout = 2 * time.Second
 
 func (s *server) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), partingTimeout)
-	defer cancel()
-	if s.ttrpc.Shutdown(ctx) == nil {
-		return nil
+	select {
+	case <-s.clients.none():
+	case <-time.After(partingTimeout):
 	}
-	return s.ttrpc.Close() // somebody does not read
+	return s.ttrpc.Close()
 }
 
 // ended gives those who await the container's end its exit code.
