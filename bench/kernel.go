@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 )
@@ -17,13 +19,14 @@ func kernelRow(ctx context.Context, b *bench) ([]Result, error) {
 		What: "from InstanceStart until the agent has answered its first call, by runcvm timeline: the kernel of kernel/config / the " +
 			"distribution's, everything else equal",
 		Unit: "ratio", Goal: new(0.6),
-		Remedy: "what is left is the kernel's own start, which the same VMM, memory and initramfs bring: less built in would reach the goal",
+		Remedy: "what is left is the kernel's own start, which the same VMM, memory and initramfs bring: less built in would " +
+			"reach the goal",
 	}
 	path := os.Getenv("RUNCVM_KERNEL")
 	if path == "" {
 		path = fasterKernel
 	}
-	if _, err := os.Stat(path + "/boot"); err != nil {
+	if _, err := os.Stat(path + "/boot"); errors.Is(err, fs.ErrNotExist) {
 		r.Skipped = path + " has no kernel: make kernel builds it"
 		return []Result{r}, nil
 	}

@@ -3,8 +3,9 @@
 //	RUNCVM_BIN=bin RUNCVM_TEST_IMAGE=build/image/debian go run ./bench -o bench/results.json
 //
 // RUNCVM_BIN has the programs, RUNCVM_TEST_IMAGE is an OCI layout of a Debian image, RUNCVM_VMM is the VMM (default:
-// firecracker-qemu of RUNCVM_BIN), RUNCVM_KERNEL is the faster kernel that row kernel compares (default: build/kernel, where it is). All rows come of one run: a result is a median, and a ratio's two sides are measured in turn, so
-// that what else the machine does falls on both. docs/benchmarks.md says how to read each row.
+// firecracker-qemu of RUNCVM_BIN), RUNCVM_KERNEL is the faster kernel that row kernel compares (default: build/kernel, where it is).
+// All rows come of one run: a result is a median, and a ratio's two sides are measured in turn, so that what else the machine does
+// falls on both. docs/benchmarks.md says how to read each row.
 package main
 
 import (

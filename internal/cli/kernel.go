@@ -20,10 +20,11 @@ func (a *app) kernelCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kernel",
 		Short: "Manage guest kernels",
-		Long: "Manage guest kernels. Without any of these verbs guests boot the newest kernel of a distribution that is on this machine;\n" +
-			"an imported one is used where run's --kernel or the setting kernel.path names it, or where it is the default.",
+		Long: "Manage guest kernels. Without any of these verbs guests boot the newest kernel of a distribution on this machine; an\n" +
+			"imported one is used where run's --kernel or the setting kernel.path names it, or where it is the default.",
 	}
-	cmd.AddCommand(a.kernelImportCommand(), a.kernelListCommand(), a.kernelCheckCommand(), a.kernelDefaultCommand(), a.kernelRemoveCommand())
+	cmd.AddCommand(a.kernelImportCommand(), a.kernelListCommand(), a.kernelCheckCommand(), a.kernelDefaultCommand(),
+		a.kernelRemoveCommand())
 	return cmd
 }
 
@@ -32,9 +33,9 @@ func (a *app) kernelImportCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE|DIR",
 		Short: "Import a kernel: a vmlinux, a vmlinuz, a Debian package, or a tree with boot/ and lib/modules/",
-		Long: "Import a kernel with its modules: a vmlinux or vmlinuz (its configuration is read from config-RELEASE beside it or from the\n" +
-			"image, its modules from lib/modules/RELEASE), a Debian package of a kernel image, or a tree with boot/ and lib/modules/.\n" +
-			"One that lacks what guests need is refused by the names of the options. Its name is printed.",
+		Long: "Import a kernel with its modules: a vmlinux or vmlinuz (its configuration is read from config-RELEASE beside it or from\n" +
+			"the image, its modules from lib/modules/RELEASE), a Debian package of a kernel image, or a tree with boot/ and\n" +
+			"lib/modules/. One that lacks what guests need is refused by the names of the options. Its name is printed.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := kernel.Import(cmd.Context(), a.kernelsDir(), args[0], name)
@@ -99,8 +100,8 @@ func (a *app) kernelCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [NAME|PATH]",
 		Short: "Check whether a kernel has what guests need, and what else they can use",
-		Long: "Check whether a kernel has what guests need, and what else they can use; without an argument the one that guests boot. The\n" +
-			"exit code is 1 where something is missing that guests cannot do without.",
+		Long: "Check whether a kernel has what guests need, and what else they can use; without an argument the one that guests boot.\n" +
+			"The exit code is 1 where something is missing that guests cannot do without.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if format != "table" && format != "json" {
@@ -133,8 +134,8 @@ func (a *app) printCheck(r kernel.Report, format string) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(r)
 	}
-	fmt.Fprintf(a.stdout, "kernel:         %s\nrelease:        %s\nconfiguration:  %s\nmodules:        %s\n\n", r.Vmlinux, orNone(r.Release),
-		orNone(r.ConfigPath), orNone(r.ModulesDir))
+	fmt.Fprintf(a.stdout, "kernel:         %s\nrelease:        %s\nconfiguration:  %s\nmodules:        %s\n\n",
+		r.Vmlinux, orNone(r.Release), orNone(r.ConfigPath), orNone(r.ModulesDir))
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "OPTION\tSTATE\tNEEDED\tFOR")
 	for _, o := range r.Options {

@@ -129,7 +129,8 @@ func guestDevices() ([]deviceNode, error) {
 		nodes = appendNew(nodes, n)
 		if n.path == "/dev/loop-control" {
 			for i := range uint32(loopDevices) {
-				nodes = appendNew(nodes, deviceNode{path: fmt.Sprintf("/dev/loop%d", i), block: true, major: loopMajor, minor: i, mode: modeDevice})
+				nodes = appendNew(nodes,
+					deviceNode{path: fmt.Sprintf("/dev/loop%d", i), block: true, major: loopMajor, minor: i, mode: modeDevice})
 			}
 		}
 	}

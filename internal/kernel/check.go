@@ -117,7 +117,7 @@ func checkSource(ctx context.Context, s source) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	defer os.RemoveAll(scratch)
+	defer func() { _ = os.RemoveAll(scratch) }()
 	f, err := inspect(ctx, s, scratch)
 	if err != nil {
 		return Report{}, fmt.Errorf("kernel %s: %w", s.image, err)

@@ -42,7 +42,8 @@ type requirement struct {
 	use    string
 }
 
-// requirements is what the boot and containers need; a kernel that lacks one is refused. The modules among them that the boot itself needs are in bootModules.
+// requirements is what the boot and containers need; a kernel that lacks one is refused. The modules among them that the boot
+// itself needs are in bootModules.
 var requirements = []requirement{
 	{"64BIT", "", "the agent is a program for x86-64"},
 	{"PVH", "", "the VMM's way to enter the kernel"},

@@ -66,7 +66,7 @@ func compareLoading(t *testing.T, load, dep string) {
 	for line := range strings.Lines(dep) {
 		path, needs, _ := strings.Cut(line, ":")
 		name := moduleName(path)
-		for _, n := range strings.Fields(needs) {
+		for n := range strings.FieldsSeq(needs) {
 			at := slices.Index(ours[name], moduleName(n))
 			if at < 0 || at > slices.Index(ours[name], name) {
 				t.Errorf("%s needs %s first, and is loaded by %q", name, moduleName(n), ours[name])

@@ -50,7 +50,7 @@ var namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompi
 // CheckName says whether a kernel can have the name, and if not, why.
 func CheckName(name string) error {
 	if !namePattern().MatchString(name) {
-		return fmt.Errorf("name %.80q: only letters, digits, '_', '.', '+', '~' and '-', beginning with a letter or digit, at most 64", name)
+		return fmt.Errorf("name %.80q: only letters, digits and any of _.+~-, beginning with a letter or digit, at most 64", name)
 	}
 	if name == defaultLink || isEntry(name) {
 		return fmt.Errorf("name %q is reserved", name)
@@ -111,7 +111,7 @@ func importKernel(ctx context.Context, cacheDir, path, name string) (Imported, e
 	k.Path = filepath.Join(cacheDir, k.Name)
 	if err := os.Rename(tree, k.Path); err != nil {
 		if isDir(k.Path) {
-			return Imported{}, fmt.Errorf("there is a kernel %s already; remove it first, or give this one another name with --name", k.Name)
+			return Imported{}, fmt.Errorf("there is a kernel %s already; remove it, or give this one another name with --name", k.Name)
 		}
 		return Imported{}, err
 	}
@@ -292,7 +292,7 @@ func SetDefault(cacheDir, name string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	fresh := filepath.Join(tmp, defaultLink)
 	return errors.Join(os.Symlink(name, fresh), os.Rename(fresh, link))
 }

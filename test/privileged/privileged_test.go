@@ -8,6 +8,7 @@ package privileged
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,7 +89,7 @@ func TestAPrivilegedContainerLoadsTheModulesThatItNeeds(t *testing.T) {
 		if got := answers[a.name]; got.code != "0" || got.output != a.want {
 			t.Errorf("%s: exit code %s, %q; want %q", a.name, got.code, got.output, a.want)
 		}
-		if !contains(modules, a.module) {
+		if !slices.Contains(modules, a.module) {
 			t.Errorf("%s: module %s is not loaded", a.name, a.module)
 		}
 	}
@@ -111,7 +112,7 @@ func TestWithoutThePrivilegeEachIsRefusedAndLoadsNothing(t *testing.T) {
 			t.Errorf("%s: %q; want one of %q", a.name, got.output, a.refused)
 		}
 		// What the boot itself needs is there in any guest.
-		if a.module != "overlay" && contains(modules, a.module) {
+		if a.module != "overlay" && slices.Contains(modules, a.module) {
 			t.Errorf("%s: module %s is loaded", a.name, a.module)
 		}
 	}
@@ -120,15 +121,6 @@ func TestWithoutThePrivilegeEachIsRefusedAndLoadsNothing(t *testing.T) {
 func says(output, alternatives string) bool {
 	for want := range strings.SplitSeq(alternatives, "|") {
 		if strings.Contains(output, want) {
-			return true
-		}
-	}
-	return false
-}
-
-func contains(list []string, word string) bool {
-	for _, w := range list {
-		if w == word {
 			return true
 		}
 	}
