@@ -50,9 +50,9 @@ func (a *app) eventsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events [flags]",
 		Short: "Print what happens to containers, as it happens",
-		Long: "Print what happens to containers, as it happens: create, start, restart, die, oom, kill, stop, pause, unpause, rename, exec_create,\n" +
-			"exec_start, exec_die, destroy. With --since also what has happened before, as far as it is kept (some 20,000 events); with\n" +
-			"--until only up to a moment.",
+		Long: "Print what happens to containers, as it happens: create, start, restart, die, oom, kill, stop, pause, unpause,\n" +
+			"rename, exec_create, exec_start, exec_die, destroy. With --since also what has happened before, as far as it is\n" +
+			"kept (some 20,000 events); with --until only up to a moment.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.events(cmd.Context(), &f) },
 	}
@@ -100,7 +100,7 @@ func (a *app) events(ctx context.Context, f *eventsFlags) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }() // it was only read
 	for {
 		e, err := r.Next()
 		switch {

@@ -179,7 +179,7 @@ func (a *app) rmiCommand() *cobra.Command {
 func (a *app) unused(ctx context.Context, store *image.Store, ref string) error {
 	img, err := store.Get(ctx, ref)
 	if err != nil {
-		return nil // what cannot be read is Remove's to tell
+		return nil //nolint:nilerr // what cannot be read is Remove's to tell
 	}
 	all, err := store.List(ctx)
 	if err != nil {

@@ -21,8 +21,9 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect [flags] NAME...",
 		Short: "Print all that is known of containers and images, as JSON",
-		Long: "Print all that is known of containers and images, as a JSON array. Where a field is Docker's, its meaning is Docker's; what is\n" +
-			"ours is in the field RunCVM. A name that is both a container's and an image's is the container's.",
+		Long: "Print all that is known of containers and images, as a JSON array. Where a field is Docker's, its meaning is\n" +
+			"Docker's; what is ours is in the field RunCVM. A name that is both a container's and an image's is the\n" +
+			"container's.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args, &f) },
 	}

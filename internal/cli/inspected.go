@@ -56,13 +56,13 @@ type inspectedState struct {
 
 type inspectedHostConfig struct {
 	Memory, MemoryReservation, MemorySwap int64
-	NanoCpus                              int64  //nolint:revive // Docker's name
+	NanoCpus                              int64
 	CPUShares                             uint64 `json:"CpuShares"`
 	CPUPeriod                             uint64 `json:"CpuPeriod"`
 	CPUQuota                              int64  `json:"CpuQuota"`
-	CpusetCpus                            string //nolint:revive // Docker's name
+	CpusetCpus                            string
 	PidsLimit                             int64
-	OomScoreAdj                           int //nolint:revive // Docker's name
+	OomScoreAdj                           int
 	ShmSize                               int64
 	RestartPolicy                         inspectedRestartPolicy
 	AutoRemove                            bool
@@ -207,7 +207,7 @@ type inspectedImage struct {
 	Config       ocispec.ImageConfig
 	Architecture string
 	Variant      string `json:",omitempty"`
-	Os           string //nolint:revive // Docker's name
+	Os           string
 	Size         int64
 	RootFS       ocispec.RootFS
 }

@@ -26,9 +26,9 @@ func (a *app) logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs [flags] CONTAINER",
 		Short: "Print a container's output, byte for byte and on the stream where it was written",
-		Long: "Print a container's output, byte for byte and on the stream where it was written, of all of its starts. With -f also what is\n" +
-			"written from now on, until the container has ended and is not started again. The log is of bounded size (setting\n" +
-			"log.max_size); what is older is gone.",
+		Long: "Print a container's output, byte for byte and on the stream where it was written, of all of its starts. With -f\n" +
+			"also what is written from now on, until the container has ended and is not started again. The log is of bounded\n" +
+			"size (setting log.max_size); what is older is gone.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.containers().Find(args[0])
@@ -41,7 +41,8 @@ func (a *app) logsCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.source, "source", "output", "output, console (the guest's), vmm or monitor")
 	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "go on with what is written from now on")
 	cmd.Flags().StringVarP(&f.tail, "tail", "n", "all", "only so many lines from the end")
-	cmd.Flags().StringVar(&f.since, "since", "", "only what was written from this moment on: a date and time, seconds since 1970, or how long ago")
+	cmd.Flags().StringVar(&f.since, "since", "",
+		"only what was written from this moment on: a date and time, seconds since 1970, or how long ago")
 	cmd.Flags().StringVar(&f.until, "until", "", "only what was written before this moment")
 	cmd.Flags().BoolVarP(&f.timestamps, "timestamps", "t", false, "begin each line with the time at which it was written")
 	return cmd
@@ -73,7 +74,7 @@ func (a *app) logs(ctx context.Context, e *container.Entry, f *logsFlags) error 
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }() // it was only read
 	if tail >= 0 {
 		if err := p.skipTo(log, path, tail); err != nil {
 			return err
@@ -120,7 +121,7 @@ func (p *logPrinter) skipTo(log *logfile.Follower, path string, keep int) error 
 	if err != nil {
 		return err
 	}
-	defer counter.Close()
+	defer func() { _ = counter.Close() }() // it was only read
 	lines, parts, err := p.count(counter, -1)
 	if skip := lines + parts - keep; err == nil && skip > 0 {
 		_, _, err = p.count(log, skip)

@@ -18,8 +18,8 @@ func (a *app) pauseCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause CONTAINER...",
 		Short: "Freeze all processes of containers",
-		Long: "Freeze all processes of containers, by the freezer of the guest's cgroups. The guest itself goes on: its clock stays right,\n" +
-			"and its memory is not given back.",
+		Long: "Freeze all processes of containers, by the freezer of the guest's cgroups. The guest itself goes on: its clock\n" +
+			"stays right, and its memory is not given back.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.forEach(args, func(ref string) error { return a.pause(cmd.Context(), ref) })

@@ -88,7 +88,8 @@ func (f *runFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&r.Options.Tmpfs, "tmpfs", nil, "file system in memory, PATH[:OPTIONS]")
 	f.options.register(flags, &r.Options)
 	flags.StringVar(&f.size, "size", "", "size of the writable disk (10g)")
-	flags.StringVar(&f.kernel, "kernel", "", "guest kernel: the name of an imported one, a vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
+	flags.StringVar(&f.kernel, "kernel", "",
+		"guest kernel: the name of an imported one, a vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
 	f.pull.add(flags)
 	flags.StringVar(&f.timeout, "timeout", "", "kill it after this time: seconds, or a duration (90s, 10m)")
 	flags.StringVar(&f.restart, "restart", "no", "start it again after its end: no, on-failure[:N], always, unless-stopped")

@@ -21,8 +21,9 @@ func (a *app) startCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "start [flags] CONTAINER...",
 		Short: "Start containers again that have ended, or those that were only made",
-		Long: "Start containers with the options they were made with, in a new microVM. What they have written to their disk is there; the\n" +
-			"disk is checked first, as after a crash. With -a or -i, output, errors and exit code are the command's, as in run.",
+		Long: "Start containers with the options they were made with, in a new microVM. What they have written to their disk is\n" +
+			"there; the disk is checked first, as after a crash. With -a or -i, output, errors and exit code are the\n" +
+			"command's, as in run.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !attach && !interactive {
@@ -36,7 +37,8 @@ func (a *app) startCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "wait for the end, with output here and signals handed on")
 	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "give the command this standard input, if the container was made with -i")
-	cmd.Flags().StringVar(&keys, "detach-keys", terminal.DefaultDetachKeys, "keys that leave a container with a terminal running; empty: none")
+	cmd.Flags().StringVar(&keys, "detach-keys", terminal.DefaultDetachKeys,
+		"keys that leave a container with a terminal running; empty: none")
 	return cmd
 }
 
@@ -132,8 +134,9 @@ func (a *app) restartCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restart [flags] CONTAINER...",
 		Short: "Stop containers and start them again",
-		Long: "Stop containers as stop does, and start them again in a new microVM; one that has ended is only started. The command of a\n" +
-			"run that waits for its container ends with the container's exit code, and the container goes on without it.",
+		Long: "Stop containers as stop does, and start them again in a new microVM; one that has ended is only started. The\n" +
+			"command of a run that waits for its container ends with the container's exit code, and the container goes on\n" +
+			"without it.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.read(cmd); err != nil {

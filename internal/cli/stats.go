@@ -50,8 +50,9 @@ func (a *app) statsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats [flags] [CONTAINER...]",
 		Short: "Print what containers use, again and again",
-		Long: "Print what containers use of processors (100 % is one), memory (without the page cache that can go at once), disks and process\n" +
-			"ids, by the cgroup in their guest, and what their VMM takes on the host (VMM MEM). Without a name: all that run.",
+		Long: "Print what containers use of processors (100 % is one), memory (without the page cache that can go at once),\n" +
+			"disks and process ids, by the cgroup in their guest, and what their VMM takes on the host (VMM MEM). Without a\n" +
+			"name: all that run.",
 		RunE: func(cmd *cobra.Command, args []string) error { return a.stats(cmd.Context(), args, &f) },
 	}
 	cmd.Flags().BoolVarP(&f.all, "all", "a", false, "also those that do not run")

@@ -66,9 +66,9 @@ func (a *app) stopCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stop [flags] CONTAINER...",
 		Short: "Ask containers to end, and kill those that do not in time",
-		Long: "Send containers their stop signal, and SIGKILL to those that have not ended after their stop timeout. That is done by each\n" +
-			"container's monitor, so it holds even if this command is ended. A container that has a restart policy is not started again;\n" +
-			"one that has ended already stays as it is.",
+		Long: "Send containers their stop signal, and SIGKILL to those that have not ended after their stop timeout. That is\n" +
+			"done by each container's monitor, so it holds even if this command is ended. A container that has a restart\n" +
+			"policy is not started again; one that has ended already stays as it is.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.read(cmd); err != nil {
@@ -101,9 +101,9 @@ func (a *app) killCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kill [flags] CONTAINER...",
 		Short: "Send containers a signal, SIGKILL unless another is named",
-		Long: "Send the first process of containers a signal. As with docker kill, a container that is killed is not started again by its\n" +
-			"restart policy, and is woken where it is paused; so is one that gets another signal, unless it has a stop signal of its\n" +
-			"own that is not this one.",
+		Long: "Send the first process of containers a signal. As with docker kill, a container that is killed is not started\n" +
+			"again by its restart policy, and is woken where it is paused; so is one that gets another signal, unless it has\n" +
+			"a stop signal of its own that is not this one.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			number, err := parseSignal(name)
@@ -139,8 +139,8 @@ func (a *app) waitCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "wait CONTAINER...",
 		Short: "Wait until containers have ended, and print their exit codes",
-		Long: "Wait until containers have ended and are not started again by their restart policy, and print the exit code of each. Of\n" +
-			"one that has ended before, the code is printed at once.",
+		Long: "Wait until containers have ended and are not started again by their restart policy, and print the exit code of\n" +
+			"each. Of one that has ended before, the code is printed at once.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error

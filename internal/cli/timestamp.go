@@ -36,7 +36,8 @@ func parseMoment(s string, now time.Time) (time.Time, error) {
 			return time.Unix(seconds, nanos), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is no moment: give a date and time (2006-01-02T15:04:05), seconds since 1970, or how long ago (10m)", s)
+	return time.Time{}, fmt.Errorf(
+		"%q is no moment: give a date and time (2006-01-02T15:04:05), seconds since 1970, or how long ago (10m)", s)
 }
 
 // momentFlag reads a flag with a moment; empty is the zero time.

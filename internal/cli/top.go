@@ -22,7 +22,8 @@ func (a *app) topCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top CONTAINER [ps OPTIONS]",
 		Short: "List a container's processes",
-		Long: "List a container's processes in the columns of ps: -ef unless other options are given, aux, or -o with a list of columns:\n" +
+		Long: "List a container's processes in the columns of ps: -ef unless other options are given, aux, or -o with a list\n" +
+			"of columns:\n" +
 			strings.Join(columnNames(), " ") + ".\nThe pids are those that the container itself sees, the users' names are its own.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -42,6 +42,9 @@ func (m *monitor) again(ctx context.Context, exit *sandbox.Exit, ran time.Durati
 		if wish == nil && !m.pause(delay) {
 			continue
 		}
+		if err := reapOrphans(); err != nil {
+			m.logger.Error("the next microVM may find something in use", "error", err)
+		}
 		l := m.newLife(time.Now())
 		err := l.begin(ctx)
 		if err == nil {

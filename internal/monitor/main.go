@@ -93,7 +93,9 @@ func newMonitor(request, statusPipe *os.File, signals chan os.Signal) (*monitor,
 	if err != nil {
 		return nil, err
 	}
-	m := &monitor{signals: signals, status: statusPipe, callerGone: make(chan struct{}), stops: make(chan stopWish), over: make(chan struct{})}
+	m := &monitor{
+		signals: signals, status: statusPipe, callerGone: make(chan struct{}), stops: make(chan stopWish), over: make(chan struct{}),
+	}
 	decoder := json.NewDecoder(request)
 	if err := decoder.Decode(&m.req); err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)

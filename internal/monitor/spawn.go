@@ -138,7 +138,8 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("run the monitor: %w", err), requestW.Close(), statusR.Close())
 	}
-	s := &Spawned{cmd: cmd, lifeline: requestW, Attached: attached, statusR: statusR, status: json.NewDecoder(io.LimitReader(statusR, 1<<20))}
+	s := &Spawned{cmd: cmd, lifeline: requestW, Attached: attached, statusR: statusR}
+	s.status = json.NewDecoder(io.LimitReader(statusR, 1<<20))
 	if err := s.handshake(ctx, req); err != nil {
 		return nil, errors.Join(err, statusR.Close())
 	}

@@ -74,7 +74,8 @@ func fsck(ctx context.Context, f *os.File) (repaired bool, err error) {
 	case err != nil:
 		return false, err
 	case r.code >= fsckUncorrected:
-		return false, fmt.Errorf("its file system is damaged; \"e2fsck -f\" by hand may mend it (e2fsck -p: exit code %d): %s", r.code, r.said)
+		return false, fmt.Errorf("its file system is damaged; \"e2fsck -f\" by hand may mend it (e2fsck -p: exit code %d): %s",
+			r.code, r.said)
 	}
 	return r.code&(fsckCorrected|fsckReboot) != 0, nil
 }

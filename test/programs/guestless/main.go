@@ -72,7 +72,7 @@ func (v *vmm) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (v *vmm) choose(commandLine string) error {
-	for _, word := range strings.Fields(commandLine) {
+	for word := range strings.FieldsSeq(commandLine) {
 		if name, ok := strings.CutPrefix(word, "hostile="); ok {
 			if v.mode, ok = hostile.Modes[name]; ok {
 				return nil
