@@ -74,7 +74,7 @@ func (a *app) gcCommand() *cobra.Command {
 // garbage finds everything that nobody owns. What one store cannot tell is an error beside what the others have found. The
 // order is that of removal: a container that goes lets go of what others keep for it.
 func (a *app) garbage(ctx context.Context) ([]garbage.Item, error) {
-	items, err := a.containers().Garbage()
+	items, err := a.containers().Garbage(ctx)
 	errs := []error{err}
 	add := func(found []garbage.Item, err error) {
 		items, errs = append(items, found...), append(errs, err)

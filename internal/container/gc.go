@@ -20,7 +20,7 @@ import (
 // Garbage finds what no container owns any more: containers that were to be removed at their end and whose monitor died, what
 // interrupted creations and removals left, run directories without a container, names of nothing. Containers that have ended
 // and were not to be removed are their users'.
-func (s *Store) Garbage() ([]garbage.Item, error) {
+func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 	var items []garbage.Item
 	var errs []error
 	dirs, err := os.ReadDir(s.containers())
@@ -31,7 +31,7 @@ func (s *Store) Garbage() ([]garbage.Item, error) {
 		found, err := s.garbageIn(d.Name())
 		items, errs = append(items, found...), append(errs, err)
 	}
-	more, err := s.orphanedRunDirs()
+	more, err := s.orphanedRunDirs(ctx)
 	items, errs = append(items, more...), append(errs, err)
 	more, err = s.namesOfNothing()
 	return append(items, more...), errors.Join(append(errs, err)...)
@@ -139,7 +139,7 @@ func isID(name string) bool {
 
 // orphanedRunDirs finds run directories of containers that are not here, nor anywhere else: a run directory may serve several
 // data directories.
-func (s *Store) orphanedRunDirs() ([]garbage.Item, error) {
+func (s *Store) orphanedRunDirs(ctx context.Context) ([]garbage.Item, error) {
 	dirs, err := os.ReadDir(s.runDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -150,13 +150,13 @@ func (s *Store) orphanedRunDirs() ([]garbage.Item, error) {
 	var items []garbage.Item
 	for _, d := range dirs {
 		id := d.Name()
-		if !d.IsDir() || !isID(id) || !s.orphaned(id) {
+		if !d.IsDir() || !isID(id) || !s.orphaned(ctx, id) {
 			continue
 		}
 		path := filepath.Join(s.runDir, id)
 		items = append(items, garbage.Item{Kind: "run directory", Path: path, Size: garbage.Size(path), Why: "its container is gone",
-			Remove: func(context.Context) (bool, error) {
-				if !s.orphaned(id) {
+			Remove: func(ctx context.Context) (bool, error) {
+				if !s.orphaned(ctx, id) {
 					return false, nil
 				}
 				return true, os.RemoveAll(path)
@@ -167,7 +167,7 @@ func (s *Store) orphanedRunDirs() ([]garbage.Item, error) {
 
 // orphaned says whether nobody can have the run directory: there is no container, none is being made, no process works in it,
 // and none listens there.
-func (s *Store) orphaned(id string) bool {
+func (s *Store) orphaned(ctx context.Context, id string) bool {
 	// In this order: the first becomes the second by a rename.
 	for _, name := range []string{tmpPrefix + id, id} {
 		if _, err := os.Lstat(filepath.Join(s.containers(), name)); !errors.Is(err, fs.ErrNotExist) {
@@ -180,7 +180,7 @@ func (s *Store) orphaned(id string) bool {
 	if err != nil || time.Since(info.ModTime()) < time.Second {
 		return false
 	}
-	return !worksIn(dir) && !listensIn(dir)
+	return !worksIn(dir) && !listensIn(ctx, dir)
 }
 
 // worksIn says whether a process has its working directory there, as far as /proc shows.
@@ -195,7 +195,7 @@ func worksIn(dir string) bool {
 }
 
 // listensIn says whether a process listens on a socket there.
-func listensIn(dir string) bool {
+func listensIn(ctx context.Context, dir string) bool {
 	d, err := os.Open(dir)
 	if err != nil {
 		return false
@@ -205,12 +205,13 @@ func listensIn(dir string) bool {
 	if err != nil {
 		return false
 	}
+	dialer := net.Dialer{Timeout: time.Second}
 	for _, e := range entries {
 		if e.Type() != fs.ModeSocket {
 			continue
 		}
 		// By the directory's descriptor: the path may be longer than a Unix socket's address can be.
-		conn, err := net.DialTimeout("unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), e.Name()), time.Second)
+		conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), e.Name()))
 		if err == nil {
 			conn.Close()
 			return true
@@ -243,7 +244,7 @@ func (s *Store) namesOfNothing() ([]garbage.Item, error) {
 				}
 				defer names.Close()
 				if owner, err := os.Readlink(path); err != nil || owner != id || s.exists(id) {
-					return false, nil //nolint:nilerr // it is gone, or another's
+					return false, nil // it is gone, or another's
 				}
 				return true, os.Remove(filepath.Join(s.names(), name))
 			}})

@@ -76,7 +76,7 @@ func TestGarbageIsWhatNobodyOwns(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	items, err := s.Garbage()
+	items, err := s.Garbage(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestGarbageIsWhatNobodyOwns(t *testing.T) {
 	if e, err := s.Find("living"); err != nil || !e.Alive {
 		t.Errorf("the living container: %+v, %v", e, err)
 	}
-	if again, err := s.Garbage(); err != nil || len(again) > 0 {
+	if again, err := s.Garbage(t.Context()); err != nil || len(again) > 0 {
 		t.Errorf("a second look finds %+v, %v", again, err)
 	}
 }
@@ -124,7 +124,7 @@ func TestGarbageThatIsOwnedMeanwhileStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	old(t, mkdir(t, s.runDir, id(2)))
-	items, err := s.Garbage()
+	items, err := s.Garbage(t.Context())
 	if err != nil || len(items) != 2 {
 		t.Fatalf("%+v, %v", items, err)
 	}
@@ -156,7 +156,7 @@ func TestContainersAreMadeAndRemovedWhileGarbageIsCollected(t *testing.T) {
 				return
 			default:
 			}
-			items, err := s.Garbage()
+			items, err := s.Garbage(t.Context())
 			if err != nil {
 				t.Error(err)
 			}

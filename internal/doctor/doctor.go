@@ -150,7 +150,8 @@ func (h *host) choose(results []Result) (emulated bool) {
 		e := result(nameEmulator)
 		if e.Status == Found {
 			e.Status, e.Detail = Warning, e.Detail+"; "+noBoundary
-			e.Remedy = "for a boundary: KVM and Firecracker, and vmm.emulation = \"never\" (RUNCVM_EMULATION), with which nothing runs without"
+			e.Remedy = "for a boundary: KVM and Firecracker, and vmm.emulation = \"never\" (RUNCVM_EMULATION), with which nothing " +
+				"runs without"
 		}
 	}
 	return emulated

@@ -67,7 +67,8 @@ func (h *host) checkEngine(e engine) Result {
 	case !h.Runtime && file == "":
 		return Result{Status: Found, Detail: path + "; it cannot use this version of runcvm, which is no OCI runtime: use runcvm run"}
 	case !h.Runtime:
-		return Result{Status: Warning, Detail: fmt.Sprintf("%s; %s names the runtime %s, which this version cannot be", path, file, runtimeName),
+		return Result{Status: Warning,
+			Detail: fmt.Sprintf("%s; %s names the runtime %s, which this version cannot be", path, file, runtimeName),
 			Remedy: "take it out of there, and use runcvm run"}
 	case file == "":
 		return Result{Status: Warning, Detail: path + "; the runtime " + runtimeName + " is not registered", Remedy: e.remedy}

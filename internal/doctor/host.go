@@ -90,7 +90,8 @@ func checkDir(path, setting string, least, good uint64) Result {
 		err = unix.EROFS
 	}
 	if err != nil {
-		return Result{Status: Missing, Detail: fmt.Sprintf("%s cannot be written to: %v", dir, err), Remedy: "make it writable, or set " + setting}
+		return Result{Status: Missing, Detail: fmt.Sprintf("%s cannot be written to: %v", dir, err),
+			Remedy: "make it writable, or set " + setting}
 	}
 	free := st.Bavail * uint64(st.Bsize)
 	r := Result{Status: Found, Detail: fmt.Sprintf("%s, %s free", path, units.BytesSize(float64(free)))}
@@ -143,7 +144,8 @@ func checkClock(_ context.Context, h *host) Result {
 	case "tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "xen":
 		return Result{Status: Found, Detail: source}
 	default:
-		return Result{Status: Warning, Detail: source + ": the kernel does not trust the processor's counter, so guests' clocks are slow to read",
+		return Result{Status: Warning,
+			Detail: source + ": the kernel does not trust the processor's counter, so guests' clocks are slow to read",
 			Remedy: "boot with clocksource=tsc tsc=reliable, if the machine's hypervisor or firmware allows"}
 	}
 }
@@ -189,7 +191,8 @@ func checkTun(_ context.Context, h *host) Result {
 			Remedy: "modprobe tun; mkdir -p /dev/net; mknod " + device + " c 10 200; in a container: --device " + device}
 	}
 	if err != nil {
-		return Result{Status: Missing, Detail: err.Error() + " (networks of guests need it)", Remedy: "modprobe tun; in a container: --device " + device}
+		return Result{Status: Missing, Detail: err.Error() + " (networks of guests need it)",
+			Remedy: "modprobe tun; in a container: --device " + device}
 	}
 	f.Close()
 	return Result{Status: Found, Detail: device}

@@ -25,7 +25,8 @@ func checkKVM(_ context.Context, h *host) Result {
 		return Result{Status: Missing, Detail: "there is no " + kvm.Device, Remedy: h.kvmRemedy(flags)}
 	case errors.Is(err, fs.ErrPermission):
 		return Result{Status: Missing, Detail: kvm.Device + " is not permitted: " + err.Error(),
-			Remedy: "run as root or as a member of the group kvm (usermod -aG kvm USER); in a container, allow the device: --device " + kvm.Device}
+			Remedy: "run as root or as a member of the group kvm (usermod -aG kvm USER); in a container, allow the " +
+				"device: --device " + kvm.Device}
 	case err != nil:
 		return Result{Status: Missing, Detail: kvm.Device + " does not open: " + err.Error(), Remedy: h.kvmRemedy(flags)}
 	}
@@ -36,8 +37,8 @@ func checkKVM(_ context.Context, h *host) Result {
 	if slices.Contains(flags, "hypervisor") {
 		nested = "; nested: this host is a virtual machine itself"
 	}
-	const emulate = "let guests be emulated instead, without a security boundary: vmm.emulation = \"always\" (RUNCVM_EMULATION); or enable " +
-		"nested virtualization in this machine's hypervisor"
+	const emulate = "let guests be emulated instead, without a security boundary: vmm.emulation = \"always\" (RUNCVM_EMULATION); or " +
+		"enable nested virtualization in this machine's hypervisor"
 	switch {
 	case err != nil:
 		return Result{Status: Missing, Detail: fmt.Sprintf("%s opens but runs no guest: %v%s", kvm.Device, err, nested), Remedy: emulate}

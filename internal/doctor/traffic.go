@@ -40,7 +40,8 @@ func checkTraffic(_ context.Context, _ *host) Result {
 		}
 	}
 	if len(needed) > 0 {
-		return Result{Status: Missing, Detail: "the kernel lacks " + strings.Join(needed, ", ") + ", which networks of guests need", Remedy: module}
+		return Result{Status: Missing, Detail: "the kernel lacks " + strings.Join(needed, ", ") + ", which networks of guests need",
+			Remedy: module}
 	}
 	r := Result{Status: Found, Detail: "ingress, u32, mirred"}
 	if len(extra) > 0 {

@@ -61,7 +61,8 @@ func checkFirecracker(ctx context.Context, h *host) Result {
 			Remedy: installFirecracker}
 	}
 	if compare(version, install.Least) < 0 {
-		return Result{Status: Missing, Detail: fmt.Sprintf("%s is version %s, the least is %s", path, dotted(version), dotted(install.Least)),
+		return Result{Status: Missing,
+			Detail: fmt.Sprintf("%s is version %s, the least is %s", path, dotted(version), dotted(install.Least)),
 			Remedy: installFirecracker}
 	}
 	return Result{Status: Found, Detail: path + ", version " + dotted(version)}

@@ -18,7 +18,8 @@ func Find(name string) (string, error) {
 			_, err = os.Stat(path)
 		}
 		if err != nil {
-			return "", fmt.Errorf("program %s cannot be used: %v", name, err) //nolint:errorlint // the sentinel would be taken for the container's
+			//nolint:errorlint // the sentinel would be taken for the container's
+			return "", fmt.Errorf("program %s cannot be used: %v", name, err)
 		}
 		return path, nil
 	}

@@ -37,7 +37,8 @@ func (t Timeline) SVG(w io.Writer, title string) error {
 	height := svgTop + svgRow*len(t.Phases) + svgBottom
 
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="monospace" font-size="12">
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d"
+  font-family="monospace" font-size="12">
 <style>
 .ground { fill: #fff } text { fill: #24292f } .dim { fill: #6e7781 } line { stroke: #d0d7de }
 .bar { fill: #2f81f7 } .open { fill: #d29922 }
@@ -60,7 +61,8 @@ func (t Timeline) SVG(w io.Writer, title string) error {
 		y := svgTop + svgRow*i
 		width := max((x(end) - x(p.Start)), svgLeast)
 		label := html.EscapeString(p.Name)
-		fmt.Fprintf(&b, `<g><title>%s: from %s to %s (%s)</title><text x="12" y="%d">%s</text>`, label, millis(p.Start), millis(end), took, y+13, label)
+		fmt.Fprintf(&b, `<g><title>%s: from %s to %s (%s)</title><text x="12" y="%d">%s</text>`, label, millis(p.Start), millis(end), took,
+			y+13, label)
 		fmt.Fprintf(&b, `<rect class="%s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2"/>`, class, x(p.Start), y, width, svgBar)
 		fmt.Fprintf(&b, `<text class="dim" x="%.1f" y="%d">%s</text></g>`+"\n", x(p.Start)+width+6, y+13, took)
 	}

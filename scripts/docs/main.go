@@ -141,8 +141,8 @@ func flagTexts(set *pflag.FlagSet) []flagText {
 			return
 		}
 		name, usage := pflag.UnquoteUsage(f)
-		if strings.HasSuffix(name, "Array") {
-			name, usage = strings.TrimSuffix(name, "Array"), usage+"; may be given more than once"
+		if one, ok := strings.CutSuffix(name, "Array"); ok {
+			name, usage = one, usage+"; may be given more than once"
 		}
 		text := "`--" + f.Name
 		if f.Shorthand != "" {

@@ -184,6 +184,7 @@ func TestContainersStartWhileGarbageIsCollected(t *testing.T) {
 				return
 			}
 			collections++
+			time.Sleep(20 * time.Millisecond) // the guests want the processors, too
 		}
 	})
 	for i := range 3 {
