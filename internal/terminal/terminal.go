@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/moby/term"
+	"golang.org/x/sys/unix"
 )
 
 // ErrNotATerminal has Docker's text.
@@ -27,9 +28,18 @@ func Size(f *os.File) (rows, columns uint16) {
 
 // Raw switches a terminal to raw mode: keys are handed on as they are, signals' keys too.
 func Raw(f *os.File) (restore func(), err error) {
-	state, err := term.SetRawTerminal(f.Fd())
+	// By a descriptor of its own: who reads the file may have closed it before the mode is restored.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("set the terminal to raw mode: %w", err)
 	}
-	return func() { _ = term.RestoreTerminal(f.Fd(), state) }, nil // fails only when it is gone
+	state, err := term.SetRawTerminal(uintptr(fd))
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("set the terminal to raw mode: %w", err)
+	}
+	return func() {
+		_ = term.RestoreTerminal(uintptr(fd), state) // fails only when the terminal is gone
+		unix.Close(fd)
+	}, nil
 }
