@@ -7,6 +7,7 @@
 package rootfs
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -166,6 +167,7 @@ func (c *Cache) open(ctx context.Context, key string) (*Disk, error) {
 		f.Close()
 		return nil, err
 	}
+	settle(path)
 	return d, nil
 }
 
@@ -174,6 +176,9 @@ func (c *Cache) open(ctx context.Context, key string) (*Disk, error) {
 func newDisk(ctx context.Context, f *os.File) (*Disk, error) {
 	if err := flock(ctx, f, unix.LOCK_SH); err != nil {
 		return nil, fmt.Errorf("lock image disk %s: %w", f.Name(), err)
+	}
+	if lost, err := isLost(f); err != nil || lost {
+		return nil, cmp.Or(err, error(fs.ErrNotExist))
 	}
 	size, err := sizeAtPath(f)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,8 +208,8 @@ func (c *Cache) buildOnce(ctx context.Context, key string, build func(prefix str
 		lock.Close()
 	}()
 	path := c.path(key + diskSuffix)
-	if _, err := os.Lstat(path); err == nil {
-		return nil
+	if there, err := has(path); err != nil || there {
+		return err
 	}
 	start := time.Now()
 	f, err := build("build-")

@@ -42,9 +42,7 @@ func (c *Cache) Stream(ctx context.Context, img image.Image, cacheKey string) (*
 	}
 	s := &Stream{c: c, key: key, lock: lock, budget: tree.NewBudget(c.Limits), layers: make([]*tree.Layer, len(img.Layers)),
 		start: time.Now()}
-	if _, err := os.Lstat(c.path(key + diskSuffix)); err == nil {
-		return nil, s.Close()
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if there, err := has(c.path(key + diskSuffix)); err != nil || there {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.file, err = c.temp(ctx, func() (*os.File, error) { return os.CreateTemp(c.dir, "build-*"+diskSuffix) }, unix.LOCK_EX)
@@ -52,7 +50,6 @@ func (c *Cache) Stream(ctx context.Context, img image.Image, cacheKey string) (*
 		return nil, errors.Join(fmt.Errorf("image disk: %w", err), s.Close())
 	}
 	s.builder = erofs.New(s.file)
-	s.builder.WriteEarly()
 	return s, nil
 }
 
@@ -99,10 +96,11 @@ func (s *Stream) Finish(ctx context.Context) (int, error) {
 	return 0, finish(s.builder, t, uuidOf(s.key))
 }
 
-// Commit puts the disk into the cache.
+// Commit puts the disk into the cache. It does not wait until the disk is on stable storage, which would take longer than all
+// else; see volatile.go.
 func (s *Stream) Commit(ctx context.Context) error {
 	path := s.c.path(s.key + diskSuffix)
-	err := s.file.Sync() // what has its name must be whole even after a power failure
+	err := markVolatile(s.file)
 	if err == nil {
 		err = os.Rename(s.file.Name(), path)
 	}

@@ -3,11 +3,14 @@ package rootfs
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/image/imagetest"
@@ -72,6 +75,60 @@ func TestADiskIsBuiltAsItsLayersCome(t *testing.T) {
 	}
 	if again, err := c.Stream(t.Context(), img, ""); again != nil || err != nil {
 		t.Errorf("a stream of a disk that is there: %v, %v", again, err)
+	}
+}
+
+func TestADiskThatMayHaveLostContentIsBuiltAnew(t *testing.T) {
+	c, err := OpenCache(filepath.Join(t.TempDir(), "disks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, img := layersOf(t)
+	build := func() string {
+		s := streamed(t, c, img)
+		for i, b := range blobs {
+			if err := s.ReadLayer(t.Context(), i, img.Layers[i].DiffID, bytes.NewReader(b)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Finish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.Commit(t.Context()), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return c.path(Key(img, "") + diskSuffix)
+	}
+	path := build()
+	boot := make([]byte, 64)
+	if _, err := unix.Getxattr(path, bootAttribute, boot); err != nil {
+		t.Fatalf("the file system of the test's directory keeps no attributes: %v", err)
+	}
+	// As after a power failure: another boot, and the file's length is all that is left.
+	size := func() int64 {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}()
+	if err := errors.Join(unix.Setxattr(path, bootAttribute, []byte("another"), 0), os.Truncate(path, 0), os.Truncate(path, size)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.open(t.Context(), Key(img, "")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is opened: %v", err)
+	}
+	build()
+	d := disk(t, c, nil, img, DiskOptions{Cache: true})
+	expect(t, d, "a", "upper")
+	// Whoever uses it makes it durable.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := unix.Getxattr(path, bootAttribute, boot); errors.Is(err, unix.ENODATA) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the disk does not become durable")
+		}
 	}
 }
 

@@ -43,13 +43,7 @@ func (d Data) Size() int64 { return d.size }
 type Builder struct {
 	f    *os.File
 	next atomic.Int64 // first block that nobody has taken
-	// early says that contents start on their way to the device as soon as they are written.
-	early bool
 }
-
-// WriteEarly lets contents start on their way to the device as soon as they are written, so that a fsync at the end has less to
-// wait for. It must be called before the first DataWriter writes.
-func (b *Builder) WriteEarly() { b.early = true }
 
 // New starts a disk in f, which must be empty. The caller keeps f.
 func New(f *os.File) *Builder {
@@ -144,10 +138,6 @@ func (w *DataWriter) Flush() error {
 		return nil
 	}
 	_, err := w.b.f.WriteAt(w.out, w.outOffset)
-	if err == nil && w.b.early {
-		// Only a hint: the fsync at the end tells of any failure.
-		_ = unix.SyncFileRange(int(w.b.f.Fd()), w.outOffset, int64(len(w.out)), unix.SYNC_FILE_RANGE_WRITE)
-	}
 	w.out = w.out[:0]
 	if err != nil {
 		return fmt.Errorf("write image disk: %w", err)
