@@ -100,9 +100,11 @@ func (p *progress) Layer(d digest.Digest, size int64) registry.LayerProgress {
 	if p.bars == nil {
 		return l
 	}
-	l.bar = p.bars.New(size, mpb.BarStyle(),
+	// Without a total at first a bar is not over when all bytes have come: the layer is not.
+	l.bar = p.bars.New(0, mpb.BarStyle(),
 		mpb.PrependDecorators(decor.Name(l.name+": "), decor.Any(func(decor.Statistics) string { return l.shown() }, decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f")))
+	l.bar.SetTotal(size, false)
 	return l
 }
 
@@ -175,5 +177,6 @@ func (l *layerProgress) Done(err error) {
 	}
 	if l.bar != nil {
 		l.bar.SetCurrent(l.size)
+		l.bar.SetTotal(l.size, true)
 	}
 }

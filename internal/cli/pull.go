@@ -23,8 +23,8 @@ func (a *app) pullCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull [flags] IMAGE",
 		Short: "Get an image from a registry, and make its disk ready",
-		Long: "Get an image from a registry, and make its disk ready. Names are Docker's: \"debian\" is docker.io/library/debian:latest.\n" +
-			"Credentials are those of \"docker login\" or \"podman login\", credential helpers included. A pull that was interrupted\n" +
+		Long: "Get an image from a registry, and make its disk ready. Names are Docker's: \"debian\" stands for\n" +
+			"docker.io/library/debian:latest. Credentials are those of \"docker login\" or \"podman login\", credential helpers included. A pull that was interrupted\n" +
 			"goes on where it was. The full name goes to standard output, all else to standard error.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,7 +63,9 @@ func (a *app) pull(ctx context.Context, ref registry.Reference, platform string,
 		return fmt.Errorf("registry.mirrors: %w", err)
 	}
 	p := newProgress(a.stderr, ref, quiet)
-	client, err := registry.New(registry.Options{Mirrors: mirrors, CAFile: a.cfg.RegistryCAFile, Timeout: a.cfg.RegistryTimeout, Progress: p})
+	client, err := registry.New(registry.Options{
+		Mirrors: mirrors, CAFile: a.cfg.RegistryCAFile, Timeout: a.cfg.RegistryTimeout, Progress: p,
+	})
 	if err != nil {
 		return err
 	}
@@ -178,8 +180,8 @@ func (a *app) saveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "save [flags] IMAGE...",
 		Short: "Write images as an OCI layout, which \"runcvm import\", \"docker load\" and skopeo read",
-		Long: "Write images as an OCI image layout: as a tar to a file or to standard output, or as a directory where DIR is an empty one or\n" +
-			"its name ends in a slash. \"runcvm import\", \"docker load\" and skopeo read either; every digest stays what it is.",
+		Long: "Write images as an OCI image layout: as a tar to a file or to standard output, or as a directory where -o names an\n" +
+			"empty one or ends in a slash. \"runcvm import\", \"docker load\" and skopeo read either; every digest stays what it is.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

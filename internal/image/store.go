@@ -124,7 +124,8 @@ func readImage(path string) (Image, error) {
 	return img, nil
 }
 
-// Get returns an image by name (without a tag it is ":latest"), by a repository's name with a digest, by the digest of its manifest with or without "sha256:", or
+// Get returns an image by name (without a tag it is ":latest"), by a repository's name with a digest, by the digest of its
+// manifest with or without "sha256:", or
 // by the beginning of that digest when it fits only one image. The error is errdefs.ErrNotFound and says what there is, or
 // errdefs.ErrInvalidArgument when several images fit.
 func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
@@ -153,8 +154,8 @@ func (s *Store) Get(ctx context.Context, ref string) (Image, error) {
 		return found[0], nil
 	}
 	if len(images) == 0 {
-		return Image{}, fmt.Errorf("image %q: %w: there are no images; get one with `runcvm pull IMAGE` or `runcvm import PATH [NAME]`", ref,
-			errdefs.ErrNotFound)
+		return Image{}, fmt.Errorf("image %q: %w: there are no images; get one with `runcvm pull IMAGE` or `runcvm import PATH [NAME]`",
+			ref, errdefs.ErrNotFound)
 	}
 	return Image{}, fmt.Errorf("image %q: %w: there are %s", ref, errdefs.ErrNotFound, names(images))
 }

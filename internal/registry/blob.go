@@ -70,7 +70,8 @@ func (b *body) Read(p []byte) (int, error) {
 
 // pause waits after a break, or gives up.
 func (b *body) pause(err error) error {
-	err = fmt.Errorf("blob %s from %s: the connection broke after %d of %d bytes: %w", b.desc.Digest, b.places[0].host, b.at, b.desc.Size, err)
+	err = fmt.Errorf("blob %s from %s: the connection broke after %d of %d bytes: %w", b.desc.Digest, b.places[0].host, b.at,
+		b.desc.Size, err)
 	b.breaks++
 	if b.ctx.Err() != nil {
 		return b.ctx.Err()

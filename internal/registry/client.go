@@ -53,8 +53,8 @@ func ParseMirrors(list string) ([]Mirror, error) {
 		of, address, ok := strings.Cut(item, "=")
 		u, err := url.Parse(address)
 		m := Mirror{Of: strings.TrimSpace(of)}
-		if !ok || err != nil || !domainRE().MatchString(m.Of) || u.Scheme != "https" && u.Scheme != "http" || !domainRE().MatchString(u.Host) ||
-			u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		if !ok || err != nil || !domainRE().MatchString(m.Of) || u.Scheme != "https" && u.Scheme != "http" ||
+			!domainRE().MatchString(u.Host) || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 			return nil, fmt.Errorf("%q is no mirror of a registry: write REGISTRY=https://HOST[:PORT][/PREFIX]", item)
 		}
 		m.Host, m.Prefix, m.Plain = u.Host, strings.Trim(u.Path, "/"), u.Scheme == "http"

@@ -23,17 +23,14 @@ const (
 // explain says what an error of the registry means, and the way out.
 func (p *place) explain(err error) error {
 	// Before the answer: this machine is asked in both ways, and what it says to http is of no interest then.
-	var certificate *tls.CertificateVerificationError
-	if errors.As(err, &certificate) {
-		return fmt.Errorf("registry %s: its certificate is not trusted: %w; if it is yours, set registry.ca_file to its CA's certificate: %w",
+	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("registry %s: its certificate is not trusted: %w; if it is yours, set registry.ca_file to its CA's: %w",
 			p.host, certificate, errdefs.ErrUnavailable)
 	}
-	var answer *transport.Error
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		return p.explainAnswer(answer)
 	}
-	var dial *url.Error
-	if errors.As(err, &dial) {
+	if dial, ok := errors.AsType[*url.Error](err); ok {
 		err = dial.Err // the URL's host is in the message
 	}
 	var record tls.RecordHeaderError
@@ -58,8 +55,8 @@ func (p *place) explainAnswer(answer *transport.Error) error {
 			return fmt.Errorf("registry %s refuses the password of %s (%s): log in anew with \"docker login %s\": %w", p.host, p.user,
 				status, p.host, errdefs.ErrUnauthenticated)
 		}
-		return fmt.Errorf("registry %s wants to know who asks for %s (%s): log in with \"docker login %s\"; a repository that does not exist "+
-			"may look the same: %w", p.host, p.path, status, p.host, errdefs.ErrUnauthenticated)
+		return fmt.Errorf("registry %s wants to know who asks for %s (%s): log in with \"docker login %s\"; a repository that does not "+
+			"exist may look the same: %w", p.host, p.path, status, p.host, errdefs.ErrUnauthenticated)
 	case http.StatusForbidden:
 		who := p.user
 		if who == "" {
@@ -69,8 +66,8 @@ func (p *place) explainAnswer(answer *transport.Error) error {
 	case http.StatusNotFound:
 		return fmt.Errorf("registry %s has it not in %s (%s): check name and tag: %w", p.host, p.path, status, errdefs.ErrNotFound)
 	case http.StatusTooManyRequests:
-		return fmt.Errorf("registry %s has had too many requests (%s): try again later, or log in with \"docker login %s\" for a higher limit: %w",
-			p.host, status, p.host, errdefs.ErrResourceExhausted)
+		return fmt.Errorf("registry %s has had too many requests (%s): try again later, or log in with \"docker login %s\" for a higher "+
+			"limit: %w", p.host, status, p.host, errdefs.ErrResourceExhausted)
 	}
 	return fmt.Errorf("registry %s answers %s: %w", p.host, status, errdefs.ErrUnavailable)
 }

@@ -189,7 +189,8 @@ func choose(all []ocispec.Descriptor, want platforms.MatchComparer, named string
 	for _, d := range all {
 		if d.Platform == nil {
 			// Without a platform it may be anything; its configuration says later.
-			if d.MediaType == ocispec.MediaTypeImageManifest || d.MediaType == dockerManifest || d.MediaType == ocispec.MediaTypeImageIndex {
+			switch d.MediaType {
+			case ocispec.MediaTypeImageManifest, dockerManifest, ocispec.MediaTypeImageIndex:
 				fit = append(fit, d)
 			}
 			continue
@@ -247,8 +248,8 @@ func checkTypes(m *ocispec.Manifest) error {
 			errs = append(errs, fmt.Errorf("layer %s is of type %q: such layers are not in registries, and Linux images have none: %w",
 				l.Digest, clean(t, 100), errdefs.ErrNotImplemented))
 		case !slices.Contains(layerTypes, t):
-			errs = append(errs, fmt.Errorf("layer %s is of type %q, not one of %s: %w", l.Digest, clean(t, 100), strings.Join(layerTypes, ", "),
-				errdefs.ErrNotImplemented))
+			errs = append(errs, fmt.Errorf("layer %s is of type %q, not one of %s: %w", l.Digest, clean(t, 100),
+				strings.Join(layerTypes, ", "), errdefs.ErrNotImplemented))
 		}
 	}
 	return errors.Join(errs...)

@@ -49,7 +49,7 @@ func (c *Client) Pull(ctx context.Context, to Target, ref Reference, platform st
 			return Result{}, fmt.Errorf("platform: %w", err)
 		}
 	}
-	p := &pull{c: c, to: to, ref: ref, want: platforms.Only(want), named: platforms.Format(want), asked: platform != "", places: c.places(ref)}
+	p := &pull{c: c, to: to, ref: ref, want: platforms.Only(want), named: platforms.Format(want), places: c.places(ref)}
 	for {
 		r, err := p.run(ctx)
 		if errors.Is(err, errBadPartial) && !p.again {
@@ -74,7 +74,6 @@ type pull struct {
 	ref    Reference
 	want   platforms.MatchComparer
 	named  string // the platform
-	asked  bool   // for it
 	places []*place
 	again  bool
 
@@ -210,7 +209,7 @@ func (p *pull) config(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 			maxManifest, errdefs.ErrOutOfRange)
 	}
 	r := &body{ctx: ctx, places: p.places, desc: d, note: p.c.o.Progress.Note}
-	defer r.Close()
+	defer func() { _ = r.Close() }() // only read from
 	b, err := io.ReadAll(io.LimitReader(r, d.Size+1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
@@ -273,7 +272,7 @@ func (p *pull) layers(ctx context.Context, what image.Pulled) (_ image.Image, er
 func (p *pull) stream(ctx context.Context, what image.Pulled) (*rootfs.Stream, error) {
 	img := image.Image{Config: what.Image, Layers: what.Layers}
 	if p.to.Disks == nil || img.CheckPlatform() != nil {
-		return nil, nil
+		return nil, nil //nolint:nilerr // an image for others is only kept
 	}
 	return p.to.Disks.Stream(ctx, img, p.to.CacheKey)
 }

@@ -77,7 +77,7 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 // backoff is the delay after attempt n, spread so that many who failed together do not come back together.
 func backoff(n int) time.Duration {
 	d := firstDelay << (n - 1)
-	return d/2 + rand.N(d)
+	return d/2 + rand.N(d) //nolint:gosec // G404: no secret, only not the same for all
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

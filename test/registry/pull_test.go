@@ -321,7 +321,7 @@ func TestATerminalShowsBars(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, want := range []string{"\x1b[", "Pull complete", "1.0 MiB / 1.0 MiB", "Status: Downloaded newer image"} {
+	for _, want := range []string{"[====", "Pull complete", "1.0 MiB / 1.0 MiB", "Status: Downloaded newer image"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in %q", want, out)
 		}
