@@ -39,9 +39,9 @@ func (a *app) doctorCommand() *cobra.Command {
 	return cmd
 }
 
-// servesEngines says whether this program has the verbs of an OCI runtime.
+// servesEngines says whether this program has the verbs of an OCI runtime; that of them which Docker does not have, too.
 func servesEngines(root *cobra.Command) bool {
-	found, _, err := root.Find([]string{"create"})
+	found, _, err := root.Find([]string{"delete"})
 	return err == nil && found != root
 }
 
