@@ -84,11 +84,11 @@ func checkMke2fs(ctx context.Context, _ *host) Result {
 }
 
 func checkE2fsck(ctx context.Context, _ *host) Result {
-	return e2fsprogs(ctx, "e2fsck", "-V", "which checks used disks")
+	return e2fsprogs(ctx, "e2fsck", "-V", "without which no container that has ended is started again")
 }
 
 func checkDebugfs(ctx context.Context, _ *host) Result {
-	return e2fsprogs(ctx, "debugfs", "-V", "which shows what is on a container's disk")
+	return e2fsprogs(ctx, "debugfs", "-V", "without which no container that has ended is started again")
 }
 
 // e2fsprogs looks for a program where the product looks: Debian has them in directories that are not in everybody's PATH.
