@@ -71,7 +71,8 @@ func execRow(ctx context.Context, b *bench) ([]Result, error) {
 		What: "runcvm exec CONTAINER true on the host, from exec to exit / the median of crun exec CONTAINER true in a guest of the same " +
 			"kernel, devices and disks that does nothing else, timed by the guest's clock, before and after",
 		Unit: "ratio", Goal: new(1.3), Samples: samples, Raw: map[string][]float64{"runcvm_s": ours, "crun_s": crun},
-		Remedy: "beside crun it is the host's two processes, the agent's calls and two streams: fewer messages to the guest would reach the goal",
+		Remedy: "beside crun it is the host's two processes, the agent's calls and two streams: fewer messages to the guest would reach " +
+			"the goal",
 	}}, err
 }
 

@@ -31,9 +31,9 @@ func (a *app) attachCommand() *cobra.Command {
 		Short: "Attach this standard input, output and error to a running container",
 		Long: "Attach this standard input, output and error to a running container: to those of its own process. What it has written\n" +
 			"before is in \"runcvm logs\". Any number of people can be attached at one time. The exit code is the container's.\n\n" +
-			"Input reaches a container that was run with -i; its end is not the container's end of input. The detach keys, at a container\n" +
-			"with a terminal (run -t), leave it running, with exit code 1 here. Without a terminal, signals are handed to the container's\n" +
-			"process. Who takes no output for 10 seconds is let go, so that the container goes on.",
+			"Input reaches a container that was run with -i; its end is not the container's end of input. The detach keys, at a\n" +
+			"container with a terminal (run -t), leave it running, with exit code 1 here. Without a terminal, signals are handed to\n" +
+			"the container's process. Who takes no output for 10 seconds is let go, so that the container goes on.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.containers().Find(args[0])
@@ -46,7 +46,8 @@ func (a *app) attachCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.noStdin, "no-stdin", false, "do not give it this standard input")
 	flags.BoolVar(&f.sigProxy, "sig-proxy", true, "hand signals to the container's process where it has no terminal")
-	flags.StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys, "keys that detach from a container with a terminal; empty: none")
+	flags.StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys,
+		"keys that detach from a container with a terminal; empty: none")
 	return cmd
 }
 
@@ -74,7 +75,7 @@ func (a *app) attach(ctx context.Context, e *container.Entry, f attachFlags) err
 		if err != nil {
 			return errors.Join(err, client.Close())
 		}
-		defer m.Close()
+		defer func() { _ = m.Close() }() // all that was asked for is answered
 		s.proxy = func(ctx context.Context, sig os.Signal) {
 			if n, ok := sig.(syscall.Signal); ok {
 				_, _ = m.Signal(ctx, &api.SignalRequest{Signal: uint32(n)}) // fails only when the container has ended

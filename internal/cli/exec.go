@@ -38,10 +38,10 @@ func (a *app) execCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] CONTAINER COMMAND [ARG...]",
 		Short: "Run a command in a running container",
-		Long: "Run a command in a running container, in its namespaces and limits, with its environment, user and working directory\n" +
-			"unless flags say otherwise. Output, errors and exit code are the command's; 126 says that it cannot be executed, 127 that it\n" +
-			"was not found, 1 that the container does not run. Signals are handed to the command. The command ends with the container,\n" +
-			"and, unless it is detached, when runcvm exec is killed.",
+		Long: "Run a command in a running container, in its namespaces and limits, with its environment, user and working\n" +
+			"directory unless flags say otherwise. Output, errors and exit code are the command's; 126 says that it cannot be\n" +
+			"executed, 127 that it was not found, 1 that the container does not run. Signals are handed to the command. The command\n" +
+			"ends with the container, and, unless it is detached, when runcvm exec is killed.",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.exec.Args = args[1:]
@@ -59,7 +59,8 @@ func (a *app) execCommand() *cobra.Command {
 	flags.StringVarP(&f.exec.Cwd, "workdir", "w", "", "working directory")
 	flags.StringVarP(&f.exec.User, "user", "u", "", "user NAME|UID[:GROUP|GID]")
 	flags.BoolVar(&f.exec.Privileged, "privileged", false, "give the command all capabilities")
-	flags.StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys, "keys that leave a command with a terminal running; empty: none")
+	flags.StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys,
+		"keys that leave a command with a terminal running; empty: none")
 	return cmd
 }
 
@@ -236,7 +237,8 @@ func (x *execution) follow(ctx context.Context, stdio *sandbox.Stdio, stdin *ter
 		case err := <-ended:
 			stdio.End()
 			if err != nil || exit == nil {
-				return &exitError{fmt.Errorf("the monitor of container %s has ended, and so has the command (%w)", x.entry.Name, err), exitKilled}
+				err = fmt.Errorf("the monitor of container %s has ended, and so has the command (%v)", x.entry.Name, err)
+				return &exitError{err, exitKilled}
 			}
 			<-stdio.Drained()
 			return x.exited(exit, stdio.Err())

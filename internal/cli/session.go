@@ -38,7 +38,7 @@ func (i interrupted) Error() string { return "interrupted by " + syscall.Signal(
 
 // run returns how the container ended. terminal.ErrDetached and interrupted say that it goes on.
 func (s *session) run(ctx context.Context) (attach.Exit, error) {
-	defer s.client.Close()
+	defer func() { _ = s.client.Close() }() // that is to detach
 	in := terminal.NewDetachReader(os.Stdin, nil)
 	if s.stdin && s.client.Stdin {
 		if s.client.TTY {
@@ -99,7 +99,7 @@ func (s *session) resize(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // all that was asked for is answered
 	if s.redraw {
 		// The same size again would change nothing: so it is another one first, as in Docker.
 		s.redraw = false

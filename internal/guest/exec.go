@@ -50,7 +50,8 @@ func (e *execs) add(container, id string) (*task, error) {
 	case e.tasks[id] != nil:
 		return nil, status.Errorf(codes.AlreadyExists, "container %s has a process %s already", container, id)
 	case len(e.tasks) >= maxExecs:
-		return nil, status.Errorf(codes.ResourceExhausted, "container %s has %d further processes, more are not possible", container, maxExecs)
+		return nil, status.Errorf(codes.ResourceExhausted, "container %s has %d further processes, more are not possible", container,
+			maxExecs)
 	}
 	t := new(task)
 	t.init("process " + id + " of container " + container)

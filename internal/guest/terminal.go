@@ -37,7 +37,7 @@ func newConsole() (*console, error) {
 	return &console{path, l}, nil
 }
 
-func (c *console) close() { c.listener.Close() }
+func (c *console) close() { _ = c.listener.Close() } // takes its file away
 
 // consoleTimeout bounds the taking of what crun has sent before its end.
 const consoleTimeout = 5 * time.Second
@@ -51,7 +51,7 @@ func (c *console) receive() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("crun has sent no terminal: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(consoleTimeout)); err != nil {
 		return nil, err
 	}

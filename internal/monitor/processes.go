@@ -78,7 +78,8 @@ func (p *processes) begin(id string, detached bool) (*execProcess, *sandbox.Cont
 	case p.running[id] != nil:
 		err = fmt.Errorf("process %s: %w", id, errdefs.ErrAlreadyExists)
 	case len(p.running) >= maxExecs:
-		err = fmt.Errorf("%d processes run in container %s beside its own, more are not possible: %w", maxExecs, p.name, errdefs.ErrResourceExhausted)
+		err = fmt.Errorf("%d processes run in container %s beside its own, more are not possible: %w", maxExecs, p.name,
+			errdefs.ErrResourceExhausted)
 	}
 	if err != nil {
 		return nil, nil, oci.Container{}, err

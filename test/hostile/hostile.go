@@ -62,8 +62,10 @@ var Modes = map[string]Mode{
 	// No further process is ever begun, or refused.
 	"exec-never": {serve(&service{endless: true, exec: errNever, resize: errNever}), honest},
 	// A reason of control characters, and an exit code that there is not.
-	"exec-refused": {serve(&service{endless: true, execRefusal: &guestapi.ExecResponse{Error: lies(1 << 20), ErrorCode: 4_000_000_000}}), honest},
-	"exec-failed":  {serve(&service{endless: true, exec: status.Error(codes.Internal, lies(1<<20)), resize: status.Error(codes.Internal, lies(1<<20))}), honest},
+	"exec-refused": {serve(&service{
+		endless: true, execRefusal: &guestapi.ExecResponse{Error: lies(1 << 20), ErrorCode: 4_000_000_000},
+	}), honest},
+	"exec-failed": {serve(&service{endless: true, exec: status.Error(codes.Internal, lies(1<<20))}), honest},
 	// A further process ends, with an exit code that there is not, and its output does not.
 	"exec-lies": {serve(&service{endless: true, execCode: 4_000_000_000}), takeAndHold},
 	// Its output is no stream.

@@ -48,6 +48,19 @@ func TestExec(t *testing.T) {
 		}
 	})
 	t.Run("a hundred times, twenty at a time", func(t *testing.T) { manyExecs(t, h) })
+	t.Run("not in a container that is paused", func(t *testing.T) {
+		h.MustRun("pause", "c")
+		for verb, want := range map[string]string{
+			"exec c true": "runcvm: container c is paused, unpause the container before exec\n",
+			"attach c":    "runcvm: you cannot attach to a paused container, unpause it first\n",
+		} {
+			if r := h.Run(strings.Fields(verb)...); r.Code != 1 || r.Stderr != want {
+				t.Errorf("%s: %+v", verb, r)
+			}
+		}
+		h.MustRun("unpause", "c")
+		h.MustRun("exec", "c", "true")
+	})
 	t.Run("ends with the container", func(t *testing.T) {
 		r := h.Start("exec", "c", "sleep", "654")
 		awaitProcess(t, h, "c", "sleep 654", true)

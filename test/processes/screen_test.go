@@ -129,7 +129,7 @@ func (s *screen) shows(what string, condition func(lines []string) bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		var lines []string
-		for _, l := range strings.Split(s.vt.String(), "\n") {
+		for l := range strings.SplitSeq(s.vt.String(), "\n") {
 			lines = append(lines, strings.TrimRight(l, " \x00"))
 		}
 		if !condition(lines) {

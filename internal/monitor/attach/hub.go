@@ -230,7 +230,7 @@ const endTimeout = 10 * time.Second
 func (h *Hub) End(exit Exit) {
 	h.mu.Lock()
 	if h.input != nil {
-		h.input.Close()
+		_ = h.input.Close() // never fails
 		h.input = nil
 	}
 	h.mu.Unlock()
