@@ -106,7 +106,7 @@ func (s *Store) finishRemoval(name string) (bool, error) {
 // leftovers are the temporary files in the directory of a container that nobody runs.
 func (e *Entry) leftovers() ([]garbage.Item, error) {
 	var items []garbage.Item
-	for _, pattern := range []string{"*.tmp", ".tree-*"} {
+	for _, pattern := range []string{"*.tmp", "*.new", ".tree-*"} {
 		found, err := filepath.Glob(filepath.Join(e.Dir, pattern))
 		if err != nil {
 			return nil, err

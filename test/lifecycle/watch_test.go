@@ -147,3 +147,16 @@ func watchSignals(t *testing.T, h *harness.Host) {
 		t.Errorf("ps: %q", got)
 	}
 }
+
+func TestAContainerThatRunsOutOfMemory(t *testing.T) {
+	h := harness.New(t)
+	h.MustRun("run", "-d", "--name", "hog", "-m", "64m", "--restart", "on-failure:1", harness.Image, "tail", "/dev/zero")
+	prints(t, h, "137", "wait", "hog")
+	if c := inspect(t, h, "hog"); !c.State.OOMKilled || c.State.ExitCode != 137 || c.RestartCount != 1 {
+		t.Errorf("inspect: %+v", c)
+	}
+	if got := strings.Join(actions(t, h, "hog"), " "); got != "create start oom die=137 start oom die=137" {
+		t.Errorf("events: %s", got)
+	}
+	h.MustRun("rm", "hog")
+}
