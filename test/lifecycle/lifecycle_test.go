@@ -67,12 +67,12 @@ func inspect(t *testing.T, h *harness.Host, name string) inspected {
 	return all[0]
 }
 
-// awaitLog waits until a container's output has this end.
+// awaitLog waits until a container's standard output has this end.
 func awaitLog(t *testing.T, h *harness.Host, name, end string) {
 	t.Helper()
 	harness.Eventually(t, harness.Patience, func() error {
-		if got := h.MustRun("logs", name); !strings.HasSuffix(got, end) {
-			return fmt.Errorf("the log has %q, want %q at its end", got, end)
+		if r := h.Run("logs", name); r.Code != 0 || !strings.HasSuffix(r.Stdout, end) {
+			return fmt.Errorf("logs: %+v, want %q at its end", r, end)
 		}
 		return nil
 	})

@@ -19,7 +19,10 @@ func TestAContainerIsWatched(t *testing.T) {
 	h.MustRun("run", "-d", "--name", "busy", "-m", "256m", "--cpus", "0.5", "--pids-limit", "60", "--user", "games", "--label", "a=b",
 		"--stop-signal", "USR1", "--hostname", "watched", "-e", "X=y", harness.Image,
 		"sh", "-c", "trap 'echo hup' HUP; trap 'echo usr; exit 5' USR1; dd if=/dev/zero of=/tmp/f bs=64k count=64 conv=fsync 2>/dev/null; "+
-			"echo out; echo err >&2; (while :; do :; done) & while :; do sleep 0.1; done")
+			"echo out; until [ -e /tmp/err ]; do sleep 0.1; done; echo err >&2; (while :; do :; done) & while :; do sleep 0.1; done")
+	awaitLog(t, h, "busy", "out\n")
+	// The two streams have connections of their own, and no order but this.
+	h.MustRun("exec", "busy", "touch", "/tmp/err")
 	harness.Eventually(t, harness.Patience, func() error {
 		if r := h.Run("logs", "busy"); r.Stdout != "out\n" || r.Stderr != "err\n" {
 			return fmt.Errorf("logs: %+v", r)
