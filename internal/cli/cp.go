@@ -13,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/filecopy"
+	"github.com/runcvm/runcvm/internal/monitor"
 )
 
 func (a *app) cpCommand() *cobra.Command {
@@ -28,7 +30,8 @@ func (a *app) cpCommand() *cobra.Command {
 			"A path of the container is relative to its root and seen with the container's mounts. A source that ends in \"/.\" stands\n" +
 			"for its content. A destination that is a directory gets the copy into it, one that does not exist becomes the copy; its\n" +
 			"parent must exist. Modes, times, hard links and holes are kept. Without -a the copies belong to root in a container, and to\n" +
-			"the caller on the host. A path of the host with a colon is written with a slash or a dot in front.",
+			"the caller on the host. A path of the host with a colon is written with a slash or a dot in front.\n\n" +
+			"A container that does not run is booted for the copy, without its process and without its mounts in memory.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("quiet") {
@@ -44,7 +47,7 @@ func (a *app) cpCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) cp(ctx context.Context, source, dest string, o filecopy.Options, quiet bool) error {
+func (a *app) cp(ctx context.Context, source, dest string, o filecopy.Options, quiet bool) (err error) {
 	switch "" {
 	case source:
 		return errors.New("source can not be empty")
@@ -62,10 +65,11 @@ func (a *app) cp(ctx context.Context, source, dest string, o filecopy.Options, q
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	ref := from + to
-	e, err := a.containers().Find(ref)
+	e, release, err := a.copyable(ctx, ref)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, release()) }()
 	c, err := filecopy.Open(ctx, e, ref)
 	if err != nil {
 		return err
@@ -95,6 +99,31 @@ func (a *app) cp(ctx context.Context, source, dest string, o filecopy.Options, q
 		fmt.Fprintf(a.stderr, "Successfully copied %s (transferred %s) to %s\n", humanSize(s.Content), humanSize(s.Transferred), what+s.Dest)
 	}
 	return nil
+}
+
+// copyable finds a container whose files are to be copied. One whose process does not run is booted without it, until release; its
+// disk is only ever mounted by a guest.
+func (a *app) copyable(ctx context.Context, ref string) (e *container.Entry, release func() error, err error) {
+	for {
+		if e, err = a.settled(ctx, ref); err != nil || e.Alive {
+			return e, func() error { return nil }, err
+		}
+		req, err := a.again(e)
+		if err != nil {
+			return nil, nil, err
+		}
+		s, err := monitor.Spawn(ctx, req.Maintenance())
+		if isBusy(err) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("reach the files of container %s: %w", ref, err)
+		}
+		if e, err = a.containers().Find(e.ID); err != nil {
+			return nil, nil, errors.Join(err, s.Release())
+		}
+		return e, s.Release, nil
+	}
 }
 
 // progressPeriod lies between two updates of the line at a terminal.

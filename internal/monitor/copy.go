@@ -29,6 +29,9 @@ func (s *server) CopyOpen(ctx context.Context, r *api.CopyOpenRequest) (*api.Cop
 	if err != nil {
 		return nil, err
 	}
+	if s.readOnly && r.GetWrite() {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("container rootfs is marked read-only: %w", errdefs.ErrInvalidArgument))
+	}
 	id := "cp-" + rand.Text()
 	f, err := c.CopyOpen(ctx, sandbox.CopyRequest{
 		ID: id, Path: string(r.GetPath()), Write: r.GetWrite(), Name: string(r.GetName()), KeepOwner: r.GetKeepOwner(),

@@ -37,6 +37,9 @@ func Main() int {
 	m, err := newMonitor(os.NewFile(requestFD, "request"), statusPipe, signals)
 	if err == nil {
 		defer func() { _ = m.log.Close() }() // nothing is left to tell
+		if m.req.Maintain {
+			return m.maintain(context.Background())
+		}
 		l, err = m.start(context.Background())
 	}
 	report(statusPipe, err, m != nil && !m.req.Detach)

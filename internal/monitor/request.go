@@ -40,6 +40,8 @@ type Request struct {
 	Restart RestartPolicy `json:"restart,omitzero"`
 	// Again says that the container is there already, by its id, and is to be started.
 	Again bool `json:"again,omitempty"`
+	// Maintain says that its process is not to run: files are copied, until the caller lets go.
+	Maintain bool `json:"maintain,omitempty"`
 	// Timeout is how long the process may run before it gets SIGKILL; 0 is without end.
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// Zero is when the caller's command began, for the timeline.

@@ -24,6 +24,8 @@ type server struct {
 	clients   *clients
 	container atomic.Pointer[sandbox.Container] // nil while no process runs
 	processes *processes
+	// readOnly says that nothing is copied into the container, whose processes do not run: its root is to be read-only for them.
+	readOnly  bool
 	askedOnce sync.Once
 	// killAsked is closed when somebody asks for the end.
 	killAsked chan struct{}

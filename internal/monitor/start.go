@@ -36,7 +36,10 @@ func (m *monitor) own(ctx context.Context, pid int) (err error) {
 	}
 	before := m.record
 	m.before = &before
-	m.record.State, m.record.Pid, m.record.RestartCount = string(sandbox.Creating), pid, 0
+	m.record.Pid = pid
+	if !m.req.Maintain {
+		m.record.State, m.record.RestartCount = string(sandbox.Creating), 0
+	}
 	if err := m.files.Update(m.record); err != nil {
 		return errors.Join(err, m.giveBack(nil))
 	}

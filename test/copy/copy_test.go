@@ -54,12 +54,13 @@ func TestCopiesOfARunningContainer(t *testing.T) {
 	t.Run("refusals", func(t *testing.T) { refusals(t, h) })
 	t.Run("a full disk", func(t *testing.T) { full(t, h) })
 	t.Run("killed clients", func(t *testing.T) { killed(t, h) })
+	t.Run("paused and ended", func(t *testing.T) { ended(t, h) })
 	h.MustRun("rm", "-f", "c")
 }
 
 func everything(t *testing.T, h *harness.Host) {
 	dir := t.TempDir()
-	shell(t, `cd `+dir+`; mkdir -p src/sub; echo a >src/a; chmod 4751 src/a; chown 12:34 src/a; ln src/a src/sub/hard; ln -s ../a src/sub/link
+	shell(t, `cd `+dir+`; mkdir -p src/sub; echo a >src/a; chown 12:34 src/a; chmod 4751 src/a; ln src/a src/sub/hard; ln -s ../a src/sub/link
 ln -s nothing src/broken; mkfifo src/fifo; mknod src/null c 1 3; : >"src/$(printf 'x\377y\nz')"; chmod 1777 src/sub; touch -d @12345.678 src/sub src/a`)
 	must(t, unix.Setxattr(dir+"/src/a", "user.note", []byte("kept"), 0))
 	h.MustRun("cp", "-a", dir+"/src", "c:/root")
@@ -202,4 +203,43 @@ func killed(t *testing.T, h *harness.Host) {
 		_ = cmd.Wait() // it was killed
 	}
 	h.MustRun("cp", "c:/etc/passwd", t.TempDir())
+}
+
+// ended goes on with the container paused, killed, and started again.
+func ended(t *testing.T, h *harness.Host) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(dir+"/f", []byte("kept"), 0o644))
+	h.MustRun("pause", "c")
+	h.MustRun("cp", dir+"/f", "c:/root/paused")
+	h.MustRun("unpause", "c")
+	h.MustRun("kill", "c")
+	h.AwaitState("c", "stopped")
+	before := h.Record("c")
+	h.MustRun("cp", "c:/root/paused", dir+"/back")
+	h.MustRun("cp", dir+"/f", "c:/root/ended")
+	if after := h.Record("c"); after.State != before.State || after.ExitCode != before.ExitCode || after.Pid != 0 {
+		t.Errorf("the copies left %+v, and before it was %+v", after, before)
+	}
+	if b, err := os.ReadFile(dir + "/back"); string(b) != "kept" {
+		t.Errorf("%q, %v", b, err)
+	}
+	h.MustRun("start", "c")
+	if got := h.MustRun("exec", "c", "cat", "/root/ended"); got != "kept" {
+		t.Errorf("after the start it is %q", got)
+	}
+}
+
+func TestACopyIntoAContainerThatHasNotRun(t *testing.T) {
+	h := harness.New(t)
+	dir := t.TempDir()
+	must(t, os.WriteFile(dir+"/f", []byte("copied before\n"), 0o644))
+	h.MustRun("create", "--name", "made", harness.Image, "cat", "/root/f")
+	h.MustRun("cp", dir+"/f", "made:/root/")
+	if r := h.Record("made"); r.State != "created" {
+		t.Errorf("the copy left %+v", r)
+	}
+	if got := h.MustRun("start", "-a", "made"); got != "copied before\n" {
+		t.Errorf("it prints %q", got)
+	}
+	h.MustRun("rm", "made")
 }
