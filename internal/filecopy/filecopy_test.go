@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -123,8 +124,9 @@ func TestTheRulesOfDockerCp(t *testing.T) {
 				side(t, host)
 				side(t, g.root)
 				o := Options{FollowLink: rule.follow}
-				where, err := host, error(nil)
+				where := host
 				before := listing(t, host)
+				var err error
 				if into {
 					where = g.root
 					_, err = c.To(t.Context(), host+"/"+rule.source, rule.dest, o)
@@ -139,9 +141,7 @@ func TestTheRulesOfDockerCp(t *testing.T) {
 				}
 				must(t, err)
 				after := listing(t, where)
-				for name, want := range rule.new {
-					before[name] = want
-				}
+				maps.Copy(before, rule.new)
 				if fmt.Sprint(before) != fmt.Sprint(after) {
 					t.Errorf("it came to\n%v\nnot to\n%v", after, before)
 				}

@@ -39,7 +39,7 @@ type Container struct {
 // Open reaches the monitor of a container that is alive. ref is what the user calls it.
 func Open(ctx context.Context, e *container.Entry, ref string) (*Container, error) {
 	if !e.Alive {
-		return nil, fmt.Errorf("container %s is %s: files are copied while it runs; start it first: %w", ref, e.State, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("container %s is %s, so no guest has its files: %w", ref, e.State, errdefs.ErrFailedPrecondition)
 	}
 	client, err := monitor.Dial(ctx, e)
 	if err != nil {

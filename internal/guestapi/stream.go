@@ -173,7 +173,10 @@ func Send(conn io.ReadWriter, r io.ReadCloser) error {
 			err = fmt.Errorf("%w: frame of type %d from the receiver", ErrProtocol, kind)
 		}
 		ack <- err
-		// Whether acknowledged or lost: nothing more that r holds can be delivered.
+		// Whether acknowledged or lost: nothing more that r holds can be delivered, nor need a write be waited for that nobody reads.
+		if c, ok := conn.(interface{ SetWriteDeadline(time.Time) error }); ok {
+			_ = c.SetWriteDeadline(time.Unix(1, 0))
+		}
 		r.Close()
 	}()
 	buf := make([]byte, headerSize+MaxPayload)

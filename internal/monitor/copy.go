@@ -64,7 +64,9 @@ func statOf(f sandbox.File) *api.CopyStatResponse {
 // copyError lets a refusal of the agent through as what it says, without how it came.
 func copyError(err error) error {
 	if refusal := (*sandbox.AgentError)(nil); errors.As(err, &refusal) {
-		for _, kind := range []error{errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrResourceExhausted} {
+		for _, kind := range []error{
+			errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrResourceExhausted,
+		} {
 			if errors.Is(refusal, kind) {
 				return errgrpc.ToGRPC(fmt.Errorf("%s: %w", refusal.Text, kind))
 			}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -222,8 +223,7 @@ func (u *Unpacker) directory(n node, h *tar.Header, exists bool) error {
 // finish gives the directories their attributes, the innermost first.
 func (u *Unpacker) finish() error {
 	u.leave()
-	for i := len(u.order) - 1; i >= 0; i-- {
-		name := u.order[i]
+	for _, name := range slices.Backward(u.order) {
 		if err := u.finishDirectory(name, u.dirs[name]); err != nil {
 			return err
 		}
