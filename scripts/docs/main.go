@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"text/template"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -160,7 +159,7 @@ func flagTexts(set *pflag.FlagSet) []flagText {
 	return all
 }
 
-// manPages writes a page for each command. They are the same whenever they are made.
+// manPages writes a page for each command, of the day of SOURCE_DATE_EPOCH or of today.
 func manPages(root *cobra.Command, dir string) error {
 	t, err := parse()
 	if err != nil {
@@ -187,8 +186,7 @@ func manPages(root *cobra.Command, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	date := time.Unix(0, 0).UTC()
-	return doc.GenManTree(root, &doc.GenManHeader{Section: "1", Source: "RunCVM", Manual: "RunCVM", Date: &date}, dir)
+	return doc.GenManTree(root, &doc.GenManHeader{Section: "1", Source: "RunCVM", Manual: "RunCVM"}, dir)
 }
 
 // disableTag leaves out the line that says when a page was made and by what.
