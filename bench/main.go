@@ -42,6 +42,7 @@ var rows = []row{
 	{"memory", memoryRow},
 	{"boot", bootRow},
 	{"kernel", kernelRow},
+	{"concurrent", concurrentRow},
 	{"host-work", hostWorkRow},
 	{"exec", execRow},
 	{"sizes", sizesRow},

@@ -55,3 +55,15 @@ func TestNumbersKeepFourDigits(t *testing.T) {
 		}
 	}
 }
+
+func TestPercentile(t *testing.T) {
+	samples := []float64{5, 1, 4, 2, 3}
+	for p, want := range map[int]float64{1: 1, 50: 3, 95: 5, 100: 5} {
+		if got := percentile(samples, p); got != want {
+			t.Errorf("%d of 100: %g, want %g", p, got, want)
+		}
+	}
+	if samples[0] != 5 {
+		t.Error("the samples have been put in another order")
+	}
+}
