@@ -154,7 +154,7 @@ func (l *launch) openStdio() (stdio [3]*os.File, ours [3]*os.File, err error) {
 			l.task.streams[i].close()
 		}
 		if !l.streams[i] || l.process.terminal {
-			stdio[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			stdio[i], err = os.OpenFile(os.DevNull, nullMode(kind), 0)
 		} else if stdio[i], ours[i], err = pipeFor(kind); err == nil {
 			// The process may open /dev/stdout and the like again, which checks the owner.
 			err = stdio[i].Chown(int(l.process.user.UID), int(l.process.user.GID))
@@ -166,6 +166,14 @@ func (l *launch) openStdio() (stdio [3]*os.File, ours [3]*os.File, err error) {
 		}
 	}
 	return stdio, ours, nil
+}
+
+// nullMode is how a standard file that is /dev/null is opened, as a shell does it.
+func nullMode(kind guestapi.Stream) int {
+	if kind == guestapi.Stdin {
+		return os.O_RDONLY
+	}
+	return os.O_WRONLY
 }
 
 // runCrun starts the process and returns when crun has ended. The process inherits these three files and no others: all that

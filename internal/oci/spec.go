@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -78,8 +79,10 @@ func mounts(c Container, s *specs.Spec) {
 			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)}})
 	}
 	for _, t := range c.Tmpfs {
-		// Docker's defaults for --tmpfs come first, so that the user's options win.
-		options := append([]string{"nosuid", "nodev", "noexec"}, t.Options...)
+		options := slices.DeleteFunc([]string{"nosuid", "nodev", "noexec"}, func(o string) bool {
+			return slices.Contains(t.Options, strings.TrimPrefix(o, "no"))
+		})
+		options = append(options, t.Options...)
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: t.Path, Type: "tmpfs", Source: "tmpfs", Options: options})
 	}
 }
