@@ -57,6 +57,9 @@ type VMM struct {
 	Path     string `json:"path"`
 	Version  string `json:"version"`
 	Emulated bool   `json:"emulated"`
+	// MemoryMiB and CPUs are the guest's: the container's limits and what is needed beside them.
+	MemoryMiB int64 `json:"memory_mib"`
+	CPUs      int   `json:"cpus"`
 }
 
 // Names of the files in a container's directory.

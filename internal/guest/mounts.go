@@ -116,5 +116,5 @@ func prepareCgroups() error {
 			}
 		}
 	}
-	return nil
+	return limitContainers(parent)
 }

@@ -103,6 +103,7 @@ func (l *life) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo
 		r.Labels = Labels(l.prep.image, l.req.Options)
 		r.ImageDigest, r.Command = l.prep.image.Digest.String(), l.prep.spec.Args
 		r.VMM = container.VMM{Path: l.prep.vmm.path, Version: l.prep.sandbox.VMMVersion(), Emulated: l.prep.vmm.emulated}
+		r.VMM.MemoryMiB, r.VMM.CPUs = guestSize(l.cfg, l.req.Options.Limits)
 	})
 	if err := l.prep.sandbox.Boot(ctx, l.prep.files()); err != nil {
 		return err

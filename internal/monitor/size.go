@@ -5,20 +5,27 @@ import (
 	"github.com/runcvm/runcvm/internal/oci"
 )
 
-const mebibyte = 1 << 20
-
-// guestOverhead is what a guest's kernel and agent need beside the container's limit, in bytes.
-const guestOverhead = 128 << 20
+const (
+	mebibyte = 1 << 20
+	// A guest needs memory beside its container's limit: a fixed part for the kernel, the initramfs, the agent and what is kept for
+	// the agent when the container has taken all of its own; and a part that grows with it: the kernel's description of each page,
+	// and what it keeps free. docs/architecture.md has the measurements. They hold for both VMMs, which give a guest what it is
+	// configured with, and take it from the host only when the guest uses it.
+	overheadFixed = 128 * mebibyte
+	overheadPart  = 16
+	// overheadCPU is the kernel's for each further processor.
+	overheadCPU = 1 * mebibyte
+)
 
 // guestSize is the memory of a guest in MiB and its number of processors: as the configuration has it, or so that the container can
 // use all of its limits.
 func guestSize(cfg *config.Config, limits oci.Limits) (memoryMiB int64, cpus int) {
-	memory := cfg.Memory
-	if limits.Memory > 0 {
-		memory = limits.Memory + guestOverhead
-	}
 	if cpus = limits.VCPUs(); cpus == 0 {
 		cpus = cfg.CPUs
+	}
+	memory := cfg.Memory
+	if limits.Memory > 0 {
+		memory = limits.Memory + overheadFixed + limits.Memory/overheadPart + int64(cpus-1)*overheadCPU
 	}
 	return (memory + mebibyte - 1) / mebibyte, cpus
 }
