@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // holder is the name of the record by which a container holds its image, in the container's directory.
@@ -25,7 +26,7 @@ func (s *Store) Hold(ctx context.Context, img Image, path string) error {
 	if filepath.Base(path) != holder || filepath.Dir(filepath.Dir(path)) != s.containers() {
 		return fmt.Errorf("hold image %s: %s is no place for it", img.Name, path)
 	}
-	lock, err := s.lock(ctx)
+	lock, err := s.lockAs(ctx, unix.LOCK_SH)
 	if err != nil {
 		return err
 	}

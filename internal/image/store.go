@@ -63,12 +63,15 @@ func (s *Store) blobPath(d digest.Digest) string {
 func (s *Store) namePath(name string) string { return s.path("names", url.PathEscape(name)+".json") }
 
 // lock takes the store's lock for a change; the caller closes the file.
-func (s *Store) lock(ctx context.Context) (*os.File, error) {
+func (s *Store) lock(ctx context.Context) (*os.File, error) { return s.lockAs(ctx, unix.LOCK_EX) }
+
+// lockAs takes the lock exclusively, or with others who only want that nothing goes away.
+func (s *Store) lockAs(ctx context.Context, how int) (*os.File, error) {
 	f, err := os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock image store: %w", err)
 	}
-	if err := flock(ctx, f, unix.LOCK_EX); err != nil {
+	if err := flock(ctx, f, how); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock image store: %w", err)
 	}
