@@ -29,10 +29,12 @@ func concurrentRow(ctx context.Context, b *bench) ([]Result, error) {
 		}
 		results = append(results, Result{
 			Name: fmt.Sprintf("concurrent-%d", c.at),
-			What: fmt.Sprintf("runcvm run --rm IMAGE true, image cached, from exec to exit, %d at once; a round begins when the one before "+
-				"has ended", c.at),
+			What: fmt.Sprintf("runcvm run --rm IMAGE true, image cached, from exec to exit, %d at once; a round begins when the one "+
+				"before has ended", c.at),
 			Unit: "s", Samples: took,
-			Raw: map[string][]float64{"p50_s": {percentile(took, 50)}, "p95_s": {percentile(took, 95)}, "runs_per_s": {float64(len(took)) / elapsed}},
+			Raw: map[string][]float64{
+				"p50_s": {percentile(took, 50)}, "p95_s": {percentile(took, 95)}, "runs_per_s": {float64(len(took)) / elapsed},
+			},
 		})
 	}
 	return results, nil

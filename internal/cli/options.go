@@ -34,7 +34,8 @@ func (f *optionFlags) register(flags *pflag.FlagSet, o *oci.Options) {
 	flags.StringArrayVar(&o.Groups, "group-add", nil, "further group of the process, by name or number")
 	flags.StringVar(&o.Domainname, "domainname", "", "NIS domain name")
 	flags.StringVar(&o.StopSignal, "stop-signal", "", "signal that asks the container to end (default: the image's, or SIGTERM)")
-	flags.IntVar(&f.stopTimeout, "stop-timeout", oci.DefaultStopTimeout, "seconds that it may take then, before it is killed; -1: without end")
+	flags.IntVar(&f.stopTimeout, "stop-timeout", oci.DefaultStopTimeout,
+		"seconds that it may take then, before it is killed; -1: without end")
 	flags.StringArrayVar(&f.sysctls, "sysctl", nil, "parameter of the guest's kernel, NAME=VALUE; any of them")
 	flags.StringArrayVarP(&f.labels, "label", "l", nil, "label NAME[=VALUE], for inspect and filters")
 	flags.StringArrayVar(&f.labelFiles, "label-file", nil, "file with a label a line")
@@ -155,9 +156,11 @@ var modes = map[string]mode{
 	}, "the container's kernel is its own, so nothing can be shared; run what shares memory in one container"},
 	"pid": {"private", private,
 		"the container's kernel is its own, and sees no other processes; run what must see each other in one container"},
-	"uts":      {"private", private, "the container's kernel is its own; set its name with --hostname and --domainname"},
-	"userns":   {"host: as without it", map[string]func(*oci.Options){"host": func(*oci.Options) {}}, "root of the guest is nobody on the host; leave it out"},
-	"cgroupns": {"private", private, "the container's cgroups are its guest's; --privileged or --security-opt writable-cgroups lets it change those"},
+	"uts": {"private", private, "the container's kernel is its own; set its name with --hostname and --domainname"},
+	"userns": {"host: as without it", map[string]func(*oci.Options){"host": func(*oci.Options) {}},
+		"root of the guest is nobody on the host; leave it out"},
+	"cgroupns": {"private", private,
+		"the container's cgroups are its guest's; --privileged or --security-opt writable-cgroups lets it change those"},
 }
 
 var (

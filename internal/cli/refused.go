@@ -16,7 +16,8 @@ type refusedFlag struct {
 
 const (
 	noNetwork = "a guest has no network yet; bring files in with the image, -i or \"runcvm cp\", and talk to the container by its streams"
-	noVolumes = "files of the host cannot be mounted in a guest yet; put them into the image, pass them through -i, or copy them with \"runcvm cp\""
+	noVolumes = "files of the host cannot be mounted in a guest yet; put them into the image, pass them through -i, or copy them with " +
+		"\"runcvm cp\""
 	noDevices = "a guest has no devices of the host; --privileged gives it all of its own, --device-cgroup-rule one of them"
 	noIO      = "the guest's disks are the container's alone, and have no rate limits yet; leave it out"
 	noHealth  = "there are no health checks; run the check by \"runcvm exec\""
@@ -29,7 +30,8 @@ var refusedFlags = []refusedFlag{
 	{name: "attach", short: "a", instead: "without -d the container's output comes here, and -i gives it this standard input"},
 	{name: "blkio-weight", instead: noIO},
 	{name: "blkio-weight-device", instead: noIO},
-	{name: "cgroup-parent", instead: "the container's cgroup is its guest's; to limit the whole microVM run runcvm in a cgroup of the host (systemd-run)"},
+	{name: "cgroup-parent", instead: "the container's cgroup is its guest's; " +
+		"to limit the whole microVM run runcvm in a cgroup of the host (systemd-run)"},
 	{name: "cidfile", instead: "-d prints the id, and \"runcvm ps --no-trunc -aq --filter name=NAME\" finds it"},
 	{name: "cpu-count", instead: windows},
 	{name: "cpu-percent", instead: windows},
@@ -41,7 +43,7 @@ var refusedFlags = []refusedFlag{
 	{name: "device-read-iops", instead: noIO},
 	{name: "device-write-bps", instead: noIO},
 	{name: "device-write-iops", instead: noIO},
-	{name: "disable-content-trust", boolean: true, instead: "images are verified by their digests, and content trust is not used; leave it out"},
+	{name: "disable-content-trust", boolean: true, instead: "images are verified by their digests, not by content trust; leave it out"},
 	{name: "dns", instead: noNetwork},
 	{name: "dns-opt", instead: noNetwork},
 	{name: "dns-option", instead: noNetwork},

@@ -23,7 +23,8 @@ func startOn(cmd *exec.Cmd, cpus []int) error {
 	}
 	for _, n := range cpus {
 		if !before.IsSet(n) {
-			return fmt.Errorf("--cpuset-cpus: processor %d is not there, or not for this process; see /proc/self/status, Cpus_allowed_list", n)
+			return fmt.Errorf("--cpuset-cpus: processor %d is not there, or not for this process; see /proc/self/status, "+
+				"Cpus_allowed_list", n)
 		}
 		want.Set(n)
 	}

@@ -167,7 +167,8 @@ func (o Options) Check() error {
 	}
 	for key := range o.Annotations {
 		if key == "" || strings.HasPrefix(key, guestapi.AnnotationPrefix) {
-			errs = append(errs, fmt.Errorf("--annotation %q: a name that is not empty and does not begin with %s", key, guestapi.AnnotationPrefix))
+			errs = append(errs, fmt.Errorf("--annotation %q: a name that is not empty and does not begin with %s", key,
+				guestapi.AnnotationPrefix))
 		}
 	}
 	return errors.Join(errs...)

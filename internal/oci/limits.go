@@ -54,32 +54,47 @@ const (
 
 // check lists what is wrong with the limits, each with its flag and what is allowed.
 func (l Limits) check() []error {
-	var errs []error
-	bad := func(ok bool, format string, args ...any) {
-		if !ok {
-			errs = append(errs, fmt.Errorf(format, args...))
-		}
-	}
-	bad(l.Memory == 0 || l.Memory >= leastMemory, "--memory %d: at least 6m", l.Memory)
-	bad(l.MemoryReservation >= 0 && (l.MemoryReservation == 0 || l.Memory == 0 || l.MemoryReservation <= l.Memory),
-		"--memory-reservation %d: at most the limit of --memory, %d", l.MemoryReservation, l.Memory)
-	bad(l.MemorySwap == 0 || l.Memory > 0, "--memory-swap: it is the sum of memory and swap, so --memory must be given too")
-	bad(l.MemorySwap == 0 || l.MemorySwap == -1 || l.MemorySwap >= l.Memory,
-		"--memory-swap %d: it is the sum of memory and swap, so at least the limit of --memory, %d; or -1", l.MemorySwap, l.Memory)
-	bad(l.CPUs == 0 || l.CPUs >= leastCPUs && l.CPUs <= MaxCPUs, "--cpus %g: from %g to %d", l.CPUs, leastCPUs, MaxCPUs)
-	bad(l.CPUs == 0 || l.CPUPeriod == 0 && l.CPUQuota == 0, "--cpus: it says the same as --cpu-period and --cpu-quota; give one or the other")
-	bad(l.CPUPeriod == 0 || l.CPUPeriod >= 1000 && l.CPUPeriod <= 1_000_000, "--cpu-period %d: from 1000 to 1000000 (microseconds)", l.CPUPeriod)
-	bad(l.CPUQuota == 0 || l.CPUQuota == -1 || l.CPUQuota >= 1000, "--cpu-quota %d: at least 1000 (microseconds)", l.CPUQuota)
-	bad(l.CPUQuota <= 0 || l.cpus() <= MaxCPUs, "--cpu-quota %d: at most %d periods, as many processors as a guest can have", l.CPUQuota, MaxCPUs)
-	bad(l.CPUShares == 0 || l.CPUShares >= 2 && l.CPUShares <= 262144, "--cpu-shares %d: from 2 to 262144", l.CPUShares)
-	bad(l.Pids >= -1 && l.Pids <= maxPids, "--pids-limit %d: a number of processes up to %d, or -1 for no limit", l.Pids, maxPids)
-	bad(l.OOMScoreAdj >= -1000 && l.OOMScoreAdj <= 1000, "--oom-score-adj %d: from -1000 to 1000", l.OOMScoreAdj)
-	bad(l.ShmSize >= 0, "--shm-size %d: more than 0", l.ShmSize)
-	if _, err := l.CPUList(); err != nil {
-		errs = append(errs, err)
-	}
+	f := &faults{}
+	l.checkMemory(f)
+	l.checkCPUs(f)
+	f.unless(l.Pids >= -1 && l.Pids <= maxPids, "--pids-limit %d: a number of processes up to %d, or -1 for no limit", l.Pids, maxPids)
+	f.unless(l.OOMScoreAdj >= -1000 && l.OOMScoreAdj <= 1000, "--oom-score-adj %d: from -1000 to 1000", l.OOMScoreAdj)
+	f.unless(l.ShmSize >= 0, "--shm-size %d: more than 0", l.ShmSize)
 	_, err := l.rlimits()
-	return append(errs, err)
+	return append(f.errs, err)
+}
+
+// faults collects what is wrong.
+type faults struct{ errs []error }
+
+func (f *faults) unless(ok bool, format string, args ...any) {
+	if !ok {
+		f.errs = append(f.errs, fmt.Errorf(format, args...))
+	}
+}
+
+func (l Limits) checkMemory(f *faults) {
+	f.unless(l.Memory == 0 || l.Memory >= leastMemory, "--memory %d: at least 6m", l.Memory)
+	f.unless(l.MemoryReservation >= 0 && (l.MemoryReservation == 0 || l.Memory == 0 || l.MemoryReservation <= l.Memory),
+		"--memory-reservation %d: at most the limit of --memory, %d", l.MemoryReservation, l.Memory)
+	f.unless(l.MemorySwap == 0 || l.Memory > 0, "--memory-swap: it is the sum of memory and swap, so --memory must be given too")
+	f.unless(l.MemorySwap == 0 || l.MemorySwap == -1 || l.MemorySwap >= l.Memory,
+		"--memory-swap %d: it is the sum of memory and swap, so at least the limit of --memory, %d; or -1", l.MemorySwap, l.Memory)
+}
+
+func (l Limits) checkCPUs(f *faults) {
+	f.unless(l.CPUs == 0 || l.CPUs >= leastCPUs && l.CPUs <= MaxCPUs, "--cpus %g: from %g to %d", l.CPUs, leastCPUs, MaxCPUs)
+	f.unless(l.CPUs == 0 || l.CPUPeriod == 0 && l.CPUQuota == 0,
+		"--cpus: it says the same as --cpu-period and --cpu-quota; give one or the other")
+	f.unless(l.CPUPeriod == 0 || l.CPUPeriod >= 1000 && l.CPUPeriod <= 1_000_000,
+		"--cpu-period %d: from 1000 to 1000000 (microseconds)", l.CPUPeriod)
+	f.unless(l.CPUQuota == 0 || l.CPUQuota == -1 || l.CPUQuota >= 1000, "--cpu-quota %d: at least 1000 (microseconds)", l.CPUQuota)
+	f.unless(l.CPUQuota <= 0 || l.cpus() <= MaxCPUs,
+		"--cpu-quota %d: at most %d periods, as many processors as a guest can have", l.CPUQuota, MaxCPUs)
+	f.unless(l.CPUShares == 0 || l.CPUShares >= 2 && l.CPUShares <= 262144, "--cpu-shares %d: from 2 to 262144", l.CPUShares)
+	if _, err := l.CPUList(); err != nil {
+		f.errs = append(f.errs, err)
+	}
 }
 
 // cpus is the limit in processors, however it was given; 0 is none.

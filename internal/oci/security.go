@@ -206,7 +206,8 @@ func checkProfile(p *specs.LinuxSeccomp) error {
 	}
 	for _, call := range p.Syscalls {
 		if call.Action == specs.ActNotify {
-			return fmt.Errorf("SCMP_ACT_NOTIFY of %s needs a listener on the host, which a guest cannot reach", strings.Join(call.Names, ", "))
+			return fmt.Errorf("SCMP_ACT_NOTIFY of %s needs a listener on the host, which a guest cannot reach",
+				strings.Join(call.Names, ", "))
 		}
 	}
 	return nil

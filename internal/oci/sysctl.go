@@ -26,7 +26,8 @@ func checkSysctls(sysctls map[string]string) []error {
 	for _, key := range slices.Sorted(maps.Keys(sysctls)) {
 		switch path := sysctlPath(key); {
 		case !sysctlPattern.MatchString(key) || strings.Contains(path, "..") || strings.Contains(path, "//"):
-			errs = append(errs, fmt.Errorf("--sysctl %q: no name of a kernel parameter; write NAME=VALUE, as in net.core.somaxconn=1024", key))
+			errs = append(errs,
+				fmt.Errorf("--sysctl %q: no name of a kernel parameter; write NAME=VALUE, as in net.core.somaxconn=1024", key))
 		case path == "kernel/hostname":
 			errs = append(errs, fmt.Errorf("--sysctl %s: give --hostname instead", key))
 		case path == "kernel/domainname":
