@@ -178,7 +178,7 @@ func newDisk(ctx context.Context, f *os.File) (*Disk, error) {
 		return nil, fmt.Errorf("lock image disk %s: %w", f.Name(), err)
 	}
 	if lost, err := isLost(f); err != nil || lost {
-		return nil, cmp.Or(err, error(fs.ErrNotExist))
+		return nil, cmp.Or(err, fs.ErrNotExist)
 	}
 	size, err := sizeAtPath(f)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/runcvm/runcvm/test/harness"
 )
 
 // proxy stands before the registry, speaks http without TLS, makes faults, and keeps what it was asked.
@@ -17,9 +20,11 @@ type proxy struct {
 	// Host is its address with its port.
 	Host string
 
+	t      testing.TB
 	mu     sync.Mutex
 	faults []*fault
-	seen   []request
+	seen   []*request
+	active int
 }
 
 // request is one that the proxy saw.
@@ -47,7 +52,7 @@ type fault struct {
 func newProxy(t testing.TB) *proxy {
 	t.Helper()
 	target := &url.URL{Scheme: "https", Host: startServer(t)}
-	p := &proxy{}
+	p := &proxy{t: t}
 	reverse := &httputil.ReverseProxy{
 		Transport:     server.client,
 		FlushInterval: -1,
@@ -59,10 +64,15 @@ func newProxy(t testing.TB) *proxy {
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o := &observed{ResponseWriter: w, r: r, fault: p.match(r.URL.Path), status: http.StatusOK}
+		seen := &request{Method: r.Method, Path: r.URL.Path, Range: r.Header.Get("Range")}
+		p.mu.Lock()
+		p.seen, p.active = append(p.seen, seen), p.active+1
+		p.mu.Unlock()
 		defer func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.seen = append(p.seen, request{r.Method, r.URL.Path, r.Header.Get("Range"), o.status, o.sent})
+			seen.Status, seen.Sent = o.status, o.sent
+			p.active--
 		}()
 		if o.fault != nil && o.fault.Answer != nil {
 			o.fault.Answer(o, r)
@@ -97,14 +107,29 @@ func (p *proxy) match(path string) *fault {
 	return nil
 }
 
-// requests returns what was asked, as far as it is over, whose path contains a text.
+// requests returns what was asked whose path contains a text. It waits until all answers are over: a client may have seen the
+// end of one a moment before.
 func (p *proxy) requests(path string) []request {
+	p.t.Helper()
+	harness.Eventually(p.t, harness.Soon, func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.active > 0 {
+			return fmt.Errorf("%d requests are not answered", p.active)
+		}
+		return nil
+	})
+	return p.begun(path)
+}
+
+// begun is requests that does not wait.
+func (p *proxy) begun(path string) []request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var found []request
 	for _, r := range p.seen {
 		if strings.Contains(r.Path, path) {
-			found = append(found, r)
+			found = append(found, *r)
 		}
 	}
 	return found

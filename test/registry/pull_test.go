@@ -262,7 +262,7 @@ func TestSeveralPullsGetEachLayerOnce(t *testing.T) {
 		all = append(all, h.Start("pull", name))
 	}
 	harness.Eventually(t, harness.Patience, func() error {
-		if n := len(p.requests("/manifests/")); n < len(names) {
+		if n := len(p.begun("/manifests/")); n < len(names) {
 			return errTooFew(n)
 		}
 		return nil
