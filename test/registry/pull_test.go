@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,9 +118,12 @@ func TestThePlatformIsChosen(t *testing.T) {
 	}
 	whole(t, h, name, here)
 	// By the index's digest it is the same image, and there already.
-	if r := h.Run("run", "--pull", "never", "--kernel", "/nonexistent", host+"/multi@"+must(index.Digest())(t).String(), "true"); !strings.Contains(r.Stderr, "/nonexistent") {
+	env := h.Env
+	h.Env = append(slices.Clone(env), "RUNCVM_VMM=/nonexistent")
+	if r := h.Run("run", "--rm", "--pull", "never", host+"/multi@"+must(index.Digest())(t).String(), "true"); !strings.Contains(r.Stderr, "/nonexistent") {
 		t.Errorf("run by the index's digest: %+v", r)
 	}
+	h.Env = env
 	pull(t, h, "--platform", "linux/s390x", name)
 	if got := digestOf(t, h, name); got != must(there.Digest())(t).String() {
 		t.Errorf("--platform took %s", got)

@@ -51,7 +51,8 @@ func TestRunPullsWhatIsMissing(t *testing.T) {
 	}
 	whole(t, h, name, img)
 
-	// What follows ends before a guest would boot, for want of a kernel.
+	// What follows ends before a guest would boot, for want of a VMM.
+	h.Env = append(h.Env, "RUNCVM_VMM=/nonexistent")
 	for _, c := range []struct {
 		args      []string
 		manifests int
@@ -61,7 +62,7 @@ func TestRunPullsWhatIsMissing(t *testing.T) {
 		{[]string{"--platform", "linux/" + must(img.ConfigFile())(t).Architecture}, 0},
 	} {
 		p.forget()
-		args := append(append([]string{"run", "--rm", "--kernel", "/nonexistent"}, c.args...), name, "true")
+		args := append(append([]string{"run", "--rm"}, c.args...), name, "true")
 		if r := h.Run(args...); r.Code != 125 || !strings.Contains(r.Stderr, "/nonexistent") || strings.Contains(r.Stderr, "Pull") {
 			t.Errorf("%q: %+v", args, r)
 		}
