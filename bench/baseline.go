@@ -69,6 +69,7 @@ func newBaseline(ctx context.Context, b *bench, name string, command ...string) 
 	spec.Process.Args = c.Args
 	spec.Process.User = specs.User{}
 	spec.Root.Path = "/run/b/rootfs"
+	spec.Linux.Sysctl = nil // the agent sets them, since they are the whole guest's
 	spec.Linux.CgroupsPath = "/runcvm/baseline"
 	if s.spec, err = json.Marshal(spec); err != nil {
 		return nil, err
