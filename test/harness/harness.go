@@ -185,3 +185,17 @@ func Eventually(t testing.TB, within time.Duration, condition func() error) {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+// For returns the same host for a subtest, whose failures are then its own. What is left is looked for at the end of h's test.
+func (h *Host) For(t testing.TB) *Host {
+	return &Host{t: t, DataDir: h.DataDir, RunDir: h.RunDir, Env: h.Env}
+}
+
+// ExpectRun fails the test unless the command ends with this code and output, and without a word on standard error.
+func (h *Host) ExpectRun(t testing.TB, code int, stdout string, args ...string) {
+	t.Helper()
+	if r := h.For(t).Run(args...); r.Code != code || r.Stdout != stdout || r.Stderr != "" {
+		t.Fatalf("runcvm %.200s: exit code %d, want %d\nstdout: %.2000s\nwant: %.2000s\nstderr: %.8000s", strings.Join(args, " "), r.Code, code,
+			r.Stdout, stdout, r.Stderr)
+	}
+}
