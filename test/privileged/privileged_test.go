@@ -23,7 +23,7 @@ type action struct {
 	// script prints a line for the test on success.
 	script string
 	want   string
-	// module must be loaded afterwards, and only where the action is allowed.
+	// module, where there is one, must be loaded afterwards, and only where the action is allowed.
 	module string
 	// refused is what the program says without the privilege, as under runc with Docker's defaults.
 	refused string
@@ -48,6 +48,10 @@ var actions = []action{
 		"low up ", "overlay", "permission denied|Operation not permitted"},
 	{"a tun device", `ip tuntap add dev tap7 mode tap && ip -o link show tap7 | grep -c tap7`,
 		"1", "tun", "No such file or directory|Operation not permitted"},
+	// A cgroup that has processes passes no controller on, so they move first; some end meanwhile.
+	{"nested cgroups", `cd /sys/fs/cgroup && mkdir inner && for p in $(cat cgroup.procs); do echo $p >inner/cgroup.procs; done 2>/dev/null
+		echo +pids +memory >cgroup.subtree_control && mkdir child && echo 10 >child/pids.max && cat child/pids.max`,
+		"10", "", "Read-only file system"},
 }
 
 // script runs every action in a shell of its own, and prints for each a line "== NAME", its output, and "-- CODE".
@@ -89,7 +93,7 @@ func TestAPrivilegedContainerLoadsTheModulesThatItNeeds(t *testing.T) {
 		if got := answers[a.name]; got.code != "0" || got.output != a.want {
 			t.Errorf("%s: exit code %s, %q; want %q", a.name, got.code, got.output, a.want)
 		}
-		if !slices.Contains(modules, a.module) {
+		if a.module != "" && !slices.Contains(modules, a.module) {
 			t.Errorf("%s: module %s is not loaded", a.name, a.module)
 		}
 	}
