@@ -12,7 +12,7 @@ const (
 	// and what it keeps free. docs/architecture.md has the measurements. They hold for both VMMs, which give a guest what it is
 	// configured with, and take it from the host only when the guest uses it.
 	overheadFixed = 128 * mebibyte
-	overheadPart  = 16
+	overheadPart  = 32
 	// overheadCPU is the kernel's for each further processor.
 	overheadCPU = 1 * mebibyte
 )

@@ -15,9 +15,9 @@ func TestAGuestIsSizedByItsContainersLimits(t *testing.T) {
 		cpus   int
 	}{
 		"no limits":         {oci.Limits{}, 512, 2},
-		"memory":            {oci.Limits{Memory: 64 << 20}, 64 + 128 + 4 + 1, 2},
-		"much memory":       {oci.Limits{Memory: 16 << 30, CPUs: 4}, 16384 + 128 + 1024 + 3, 4},
-		"a part of a MiB":   {oci.Limits{Memory: 100<<20 + 1, CPUs: 1}, 235, 1},
+		"memory":            {oci.Limits{Memory: 64 << 20}, 64 + 128 + 2 + 1, 2},
+		"much memory":       {oci.Limits{Memory: 16 << 30, CPUs: 4}, 16384 + 128 + 512 + 3, 4},
+		"a part of a MiB":   {oci.Limits{Memory: 100<<20 + 1, CPUs: 1}, 232, 1},
 		"half a processor":  {oci.Limits{CPUs: 0.5}, 512, 1},
 		"one and a half":    {oci.Limits{CPUs: 1.5}, 512, 2},
 		"quota":             {oci.Limits{CPUQuota: 250000}, 512, 3},
