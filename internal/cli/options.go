@@ -98,9 +98,6 @@ func (f *optionFlags) apply(o *oci.Options, changed func(string) bool) []error {
 		*s.field = n
 		errs = append(errs, flagError(name, err))
 	}
-	if changed("cpus") && o.CPUs <= 0 {
-		errs = append(errs, fmt.Errorf("--cpus %g: from 0.01 to %d", o.CPUs, oci.MaxCPUs))
-	}
 	if changed("stop-timeout") {
 		o.StopTimeout = &f.stopTimeout
 	}

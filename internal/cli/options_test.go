@@ -78,7 +78,7 @@ func TestAFlagThatIsRefusedIsNamedWithWhatToDo(t *testing.T) {
 }
 
 func TestAllFaultsOfTheOptionsAreReportedAtOnce(t *testing.T) {
-	_, err := parse(t, "-m", "1m", "--cpus", "0", "--pids-limit", "-5", "--ulimit", "nofile=9:3", "--ulimit", "x=1", "--cap-add", "fly", "--sysctl",
+	_, err := parse(t, "-m", "1m", "--cpus", "-1", "--pids-limit", "-5", "--ulimit", "nofile=9:3", "--ulimit", "x=1", "--cap-add", "fly", "--sysctl",
 		"a", "--security-opt", "seccomp=/nonexistent", "--security-opt", "no-new-privileges=maybe", "--security-opt", "apparmor=mine",
 		"--stop-signal", "SIGNO", "--stop-timeout", "-7", "--shm-size", "0", "--memory-swap", "x", "--cpuset-cpus", "3-1", "--cpu-shares", "1",
 		"--oom-score-adj", "2000", "--group-add", "", "--annotation", "dev.runcvm.user=x", "--device-cgroup-rule", "c 1", "--label", "=x",
@@ -86,7 +86,7 @@ func TestAllFaultsOfTheOptionsAreReportedAtOnce(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"--memory 1048576: at least 6m", "--cpus 0: from 0.01 to 32", "--pids-limit -5", `--ulimit "nofile=9:3"`, `--ulimit "x=1"`,
+	for _, want := range []string{"--memory 1048576: at least 6m", "--cpus -1: from 0.01 to 32", "--pids-limit -5", `--ulimit "nofile=9:3"`, `--ulimit "x=1"`,
 		`--cap-add "fly"`, `--sysctl "a": write NAME=VALUE`, "/nonexistent", "true or false", "AppArmor", `--stop-signal "SIGNO"`, "--stop-timeout -7",
 		"--shm-size: ", "--memory-swap: ", `--cpuset-cpus "3-1"`, "--cpu-shares 1: from 2", "--oom-score-adj 2000", `--group-add ""`,
 		`--annotation "dev.runcvm.user"`, `--device-cgroup-rule "c 1"`, `--label "=x"`, "--cpu-period 5", "--cpu-quota 5"} {
