@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"github.com/runcvm/runcvm/internal/config"
@@ -60,11 +61,31 @@ func Execute(zero time.Time) int {
 	if err == nil {
 		return a.code
 	}
-	fmt.Fprintf(a.stderr, "runcvm: %v\n", err)
+	a.tell(err)
 	if exit := new(exitError); errors.As(err, &exit) {
 		return exit.code
 	}
 	return 1
+}
+
+func (a *app) tell(err error) { fmt.Fprintf(a.stderr, "runcvm: %s\n", message(err)) }
+
+// classes are errors that say something to programs; the text before their words says it better to people.
+var classes = []error{errdefs.ErrNotFound, errdefs.ErrUnavailable, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument,
+	errdefs.ErrNotImplemented, errdefs.ErrOutOfRange, errdefs.ErrResourceExhausted, errdefs.ErrUnauthenticated}
+
+// message is an error's text without the words of its class at the end of a line.
+func message(err error) string {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n") // cobra's suggestions end in empty lines
+	for _, class := range classes {
+		if !errors.Is(err, class) {
+			continue
+		}
+		for i, line := range lines {
+			lines[i] = strings.TrimSuffix(line, ": "+class.Error())
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (a *app) root() *cobra.Command {
