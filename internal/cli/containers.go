@@ -32,7 +32,8 @@ func (a *app) rmCommand() *cobra.Command {
 					err = a.remove(cmd.Context(), e, force)
 				}
 				if force && errdefs.IsNotFound(err) {
-					err = nil
+					a.tell(err) // no failure, as with Docker
+					continue
 				}
 				if err == nil {
 					fmt.Fprintln(a.stdout, ref)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -162,6 +163,10 @@ func (a *app) rmiCommand() *cobra.Command {
 				}
 				if err == nil {
 					err = store.Remove(cmd.Context(), ref)
+				}
+				if force && errdefs.IsNotFound(err) {
+					a.tell(err) // no failure, as with Docker
+					continue
 				}
 				if err == nil {
 					fmt.Fprintln(a.stdout, ref)
