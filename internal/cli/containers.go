@@ -21,7 +21,7 @@ import (
 func (a *app) rmCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "rm CONTAINER...",
+		Use:   "rm [flags] CONTAINER...",
 		Short: "Remove containers that have ended",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -132,7 +132,7 @@ func ended(pidfd int, timeout time.Duration) bool {
 func (a *app) timelineCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use:   "timeline CONTAINER",
+		Use:   "timeline [flags] CONTAINER",
 		Short: "Show how long each phase of a container's start took",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

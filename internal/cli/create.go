@@ -33,7 +33,6 @@ func (a *app) createCommand() *cobra.Command {
 			return a.create(cmd.Context(), f.request)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{err, monitor.ExitFailure} })
 	f.add(cmd.Flags())
 	return cmd
 }

@@ -48,7 +48,6 @@ func (a *app) execCommand() *cobra.Command {
 			return a.exec(cmd.Context(), args[0], &f)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{err, monitor.ExitFailure} })
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the container is the command's
 	flags.BoolVarP(&f.stdin, "interactive", "i", false, "give the command this standard input")

@@ -12,7 +12,7 @@ func (a *app) firecrackerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "firecracker", Short: "The VMM"}
 	var o install.Options
 	in := &cobra.Command{
-		Use:   "install FILE|URL",
+		Use:   "install [flags] FILE|URL",
 		Short: "Install a release of Firecracker, after its checksum was verified",
 		Long: "Install Firecracker, and its jailer, from a release's .tgz (https://github.com/firecracker-microvm/firecracker/releases)\n" +
 			"or from a single program. It is verified by the checksum of --sha256, of a file of checksums, or of the file that lies\n" +

@@ -61,7 +61,7 @@ func (a *app) imagesCommand() *cobra.Command {
 	}
 	var digests bool
 	cmd := &cobra.Command{
-		Use:   "images [REPOSITORY[:TAG]]",
+		Use:   "images [flags] [REPOSITORY[:TAG]]",
 		Short: "List images",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -31,7 +31,7 @@ func (a *app) kernelCommand() *cobra.Command {
 func (a *app) kernelImportCommand() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
-		Use:   "import FILE|DIR",
+		Use:   "import [flags] FILE|DIR",
 		Short: "Import a kernel: a vmlinux, a vmlinuz, a Debian package, or a tree with boot/ and lib/modules/",
 		Long: "Import a kernel with its modules: a vmlinux or vmlinuz (its configuration is read from config-RELEASE beside it or from\n" +
 			"the image, its modules from lib/modules/RELEASE), a Debian package of a kernel image, or a tree with boot/ and\n" +
@@ -98,7 +98,7 @@ func (a *app) kernelListCommand() *cobra.Command {
 func (a *app) kernelCheckCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use:   "check [NAME|PATH]",
+		Use:   "check [flags] [NAME|PATH]",
 		Short: "Check whether a kernel has what guests need, and what else they can use",
 		Long: "Check whether a kernel has what guests need, and what else they can use; without an argument the one that guests boot.\n" +
 			"The exit code is 1 where something is missing that guests cannot do without.",
@@ -169,7 +169,7 @@ func orNone(s string) string {
 func (a *app) kernelDefaultCommand() *cobra.Command {
 	var unset bool
 	cmd := &cobra.Command{
-		Use:   "default [NAME]",
+		Use:   "default [flags] [NAME]",
 		Short: "Print or choose the imported kernel that guests boot when none is asked for",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -112,6 +112,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.createCommand(), a.startCommand(), a.restartCommand(), a.stopCommand(), a.killCommand(), a.waitCommand(),
 		a.pauseCommand(), a.unpauseCommand(), a.renameCommand(), a.eventsCommand(),
 		a.topCommand(), a.statsCommand(), a.inspectCommand())
+	explainUsage(root)
 	return root
 }
 

@@ -61,7 +61,6 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 			return a.run(cmd.Context(), f.request)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{err, monitor.ExitFailure} })
 	f.add(cmd.Flags())
 	cmd.Flags().BoolVarP(&f.request.Detach, "detach", "d", false, "print the id and leave it running; \"runcvm logs\" has its output")
 	cmd.Flags().StringVar(&f.detachKeys, "detach-keys", terminal.DefaultDetachKeys,

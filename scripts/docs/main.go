@@ -110,7 +110,7 @@ func verbs(cmd *cobra.Command) []verb {
 		if !c.IsAvailableCommand() {
 			continue
 		}
-		if !c.Runnable() {
+		if c.HasSubCommands() {
 			all = append(all, verbs(c)...)
 			continue
 		}
@@ -119,6 +119,7 @@ func verbs(cmd *cobra.Command) []verb {
 			Path: path, Anchor: strings.ReplaceAll(path, " ", "-"), Use: strings.TrimPrefix(c.UseLine(), c.Root().Name()+" "),
 			Usage: c.UseLine(), Short: c.Short, Long: c.Long, Flags: flagTexts(c.NonInheritedFlags()),
 		}
+		v.Use, _, _ = strings.Cut(v.Use, "\n") // the first way to use it stands for all
 		v.Use = strings.Replace(v.Use, " [flags]", "", 1)
 		if v.Long == "" {
 			v.Long = c.Short
@@ -128,7 +129,6 @@ func verbs(cmd *cobra.Command) []verb {
 			v.Long += "."
 		}
 		all = append(all, v)
-		all = append(all, verbs(c)...)
 	}
 	return all
 }
