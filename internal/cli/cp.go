@@ -29,8 +29,8 @@ func (a *app) cpCommand() *cobra.Command {
 			"container; \"-\" as the destination writes a tar archive of the source to standard output.\n\n" +
 			"A path of the container is relative to its root and seen with the container's mounts. A source that ends in \"/.\" stands\n" +
 			"for its content. A destination that is a directory gets the copy into it, one that does not exist becomes the copy; its\n" +
-			"parent must exist. Modes, times, hard links and holes are kept. Without -a the copies belong to root in a container, and to\n" +
-			"the caller on the host. A path of the host with a colon is written with a slash or a dot in front.\n\n" +
+			"parent must exist. Modes, times, hard links and holes are kept. Without -a the copies belong to root in a container, and\n" +
+			"to the caller on the host. A path of the host with a colon is written with a slash or a dot in front.\n\n" +
 			"A container that does not run is booted for the copy, without its process and without its mounts in memory.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -93,10 +93,12 @@ func (a *app) cp(ctx context.Context, source, dest string, o filecopy.Options, q
 		return err
 	}
 	if s.Sockets > 0 {
-		fmt.Fprintf(a.stderr, "runcvm: left out %d sockets, which are nothing without their processes; the first is %q\n", s.Sockets, s.Socket)
+		fmt.Fprintf(a.stderr, "runcvm: left out %d sockets, which are nothing without their processes; the first is %q\n",
+			s.Sockets, s.Socket)
 	}
 	if !quiet && destPath != filecopy.Stdio {
-		fmt.Fprintf(a.stderr, "Successfully copied %s (transferred %s) to %s\n", humanSize(s.Content), humanSize(s.Transferred), what+s.Dest)
+		fmt.Fprintf(a.stderr, "Successfully copied %s (transferred %s) to %s\n",
+			humanSize(s.Content), humanSize(s.Transferred), what+s.Dest)
 	}
 	return nil
 }

@@ -236,8 +236,11 @@ func (x *execution) follow(ctx context.Context, stdio *sandbox.Stdio, stdin *ter
 		case err := <-ended:
 			stdio.End()
 			if err != nil || exit == nil {
-				err = fmt.Errorf("the monitor of container %s has ended, and so has the command (%v)", x.entry.Name, err)
-				return &exitError{err, exitKilled}
+				text := fmt.Sprintf("the monitor of container %s has ended, and so has the command", x.entry.Name)
+				if err != nil {
+					text += " (" + err.Error() + ")"
+				}
+				return &exitError{errors.New(text), exitKilled}
 			}
 			<-stdio.Drained()
 			return x.exited(exit, stdio.Err())

@@ -24,8 +24,9 @@ func (a *app) pullCommand() *cobra.Command {
 		Use:   "pull [flags] IMAGE",
 		Short: "Get an image from a registry, and make its disk ready",
 		Long: "Get an image from a registry, and make its disk ready. Names are Docker's: \"debian\" stands for\n" +
-			"docker.io/library/debian:latest. Credentials are those of \"docker login\" or \"podman login\", credential helpers included. A pull that was interrupted\n" +
-			"goes on where it was. The full name goes to standard output, all else to standard error.",
+			"docker.io/library/debian:latest. Credentials are those of \"docker login\" or \"podman login\", credential helpers\n" +
+			"included. A pull that was interrupted goes on where it was. The full name goes to standard output, all else to\n" +
+			"standard error.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

@@ -35,7 +35,8 @@ var settings = []setting{
 		func(c *Config) *string { return &c.Emulation }, "auto", "never", "always"),
 
 	text("kernel.path", "RUNCVM_KERNEL", "",
-		"guest kernel: name of an imported one, vmlinux, vmlinuz, .deb, or a tree with boot/ and lib/modules/; empty: the default, or the newest found",
+		"guest kernel: name of an imported one, vmlinux, vmlinuz, .deb, or a tree with boot/ and lib/modules/; empty: the default, "+
+			"or the newest found",
 		func(c *Config) *string { return &c.Kernel }),
 	text("kernel.args", "RUNCVM_KERNEL_ARGS", "", "added to the guest kernel's command line",
 		func(c *Config) *string { return &c.KernelArgs }),
@@ -63,7 +64,8 @@ var settings = []setting{
 	text("registry.mirrors", "RUNCVM_REGISTRY_MIRRORS", "",
 		"asked before the registry itself: REGISTRY=https://HOST[:PORT][/PREFIX], separated by commas",
 		func(c *Config) *string { return &c.RegistryMirrors }),
-	text("registry.ca_file", "RUNCVM_REGISTRY_CA_FILE", "", "certificates, in PEM, that registries may have beside those that the system trusts",
+	text("registry.ca_file", "RUNCVM_REGISTRY_CA_FILE", "",
+		"certificates, in PEM, that registries may have beside those that the system trusts",
 		func(c *Config) *string { return &c.RegistryCAFile }),
 	duration("registry.timeout", "RUNCVM_REGISTRY_TIMEOUT", "1m0s", "how long a registry may be silent until it is asked again",
 		func(c *Config) *time.Duration { return &c.RegistryTimeout }),

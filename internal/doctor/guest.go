@@ -57,7 +57,7 @@ func checkAgent(_ context.Context, h *host) Result {
 	if err != nil {
 		return Result{Status: Missing, Detail: path + " is no program: " + err.Error(), Remedy: remedy}
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	if slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
 		return Result{Status: Missing, Detail: path + " is linked dynamically, and the guest has no libraries",
 			Remedy: "build it with CGO_ENABLED=0 (make build)"}

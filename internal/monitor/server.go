@@ -44,7 +44,8 @@ func serve(m *monitor) (*server, error) {
 		return nil, errors.Join(fmt.Errorf("make the monitor's server: %w", err), l.Close())
 	}
 	s := &server{
-		ttrpc: t, clients: newClients(), processes: newProcesses(m.logger, m.event), killAsked: make(chan struct{}), end: make(chan struct{}),
+		ttrpc: t, clients: newClients(), processes: newProcesses(m.logger, m.event),
+		killAsked: make(chan struct{}), end: make(chan struct{}),
 	}
 	api.RegisterMonitorService(t, s)
 	api.RegisterProcessesService(t, s.processes)
