@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -180,7 +179,8 @@ func (s *service) Resize(_ context.Context, r *guestapi.ResizeRequest) (*guestap
 
 // exec runs a process in a running container.
 func (a *agent) exec(c *container, t *task, r *guestapi.ExecRequest) (pid int, err error) {
-	root, err := c.openRoot(a.reaper)
+	// Not the root of the container's first process, which that can choose: crun joins the mount namespace, and so gets its root.
+	root, err := a.openRoot(c)
 	if err != nil {
 		return 0, err
 	}
@@ -199,7 +199,7 @@ func (a *agent) exec(c *container, t *task, r *guestapi.ExecRequest) (pid int, e
 	files := filepath.Join(c.dir, "exec-"+r.ExecId)
 	l := launch{
 		task: t, process: p, streams: [3]bool{r.Stdin, r.Stdout, r.Stderr}, pidFile: files + ".pid", logFile: files + ".log",
-		check: func() error { return checkIn(root, p) },
+		check: (&commandCheck{int(root.Fd()), p}).run,
 	}
 	l.command = []string{"exec", "--detach", "--process", files + ".json", "--pid-file", l.pidFile}
 	l.id = c.id
@@ -218,36 +218,6 @@ func (a *agent) exec(c *container, t *task, r *guestapi.ExecRequest) (pid int, e
 	t.began(pid)
 	go func() { t.finish(<-done) }()
 	return pid, nil
-}
-
-// openRoot opens the root directory that the container's processes have, with all that is mounted there.
-func (c *container) openRoot(r *reaper) (*os.File, error) {
-	pid, err := c.runningPid()
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
-	// The pid was the container's when the file was opened only if it still is.
-	if r.signal(pid, 0) != nil {
-		err = errors.Join(err, status.Errorf(codes.FailedPrecondition, "the process of container %s has ended", c.id))
-	}
-	if err != nil && f != nil {
-		f.Close()
-	}
-	return f, err
-}
-
-// checkIn says why a command cannot be executed in a running container. Where its first process has changed its root, what a further
-// one will see is not known here.
-func checkIn(root *os.File, p *process) error {
-	var st unix.Statx_t
-	if err := unix.Statx(int(root.Fd()), "", unix.AT_EMPTY_PATH, 0, &st); err != nil {
-		return err
-	}
-	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return nil
-	}
-	return (&commandCheck{int(root.Fd()), p}).run()
 }
 
 // completeProcess sets the fields of a further process that only the guest knows: its user and that one's home.
