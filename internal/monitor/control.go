@@ -16,7 +16,11 @@ import (
 )
 
 // controlServer answers api.ControlService: what people's verbs ask for.
-type controlServer struct{ m *monitor }
+type controlServer struct {
+	m *monitor
+	// server is the monitor's, which does not know it yet when the first call comes.
+	server *server
+}
 
 // refuse makes an error of a call that is not legal now.
 func refuse(err error) error {
@@ -28,7 +32,7 @@ func refuse(err error) error {
 
 // running is the container whose process runs.
 func (s *controlServer) running() (*sandbox.Container, error) {
-	c := s.m.server.container.Load()
+	c := s.server.container.Load()
 	if c == nil {
 		return nil, errNotRunning
 	}
@@ -112,8 +116,8 @@ func (s *controlServer) Restart(ctx context.Context, r *api.RestartRequest) (*ap
 // AwaitEnd implements api.ControlService.
 func (s *controlServer) AwaitEnd(ctx context.Context, _ *api.AwaitEndRequest) (*api.AwaitEndResponse, error) {
 	select {
-	case <-s.m.server.end:
-		return &api.AwaitEndResponse{ExitCode: uint32(s.m.server.exitCode)}, nil
+	case <-s.server.end:
+		return &api.AwaitEndResponse{ExitCode: uint32(s.server.exitCode)}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

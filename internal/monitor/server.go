@@ -50,7 +50,7 @@ func serve(m *monitor) (*server, error) {
 	api.RegisterMonitorService(t, s)
 	api.RegisterProcessesService(t, s.processes)
 	api.RegisterCopyService(t, s)
-	api.RegisterControlService(t, &controlServer{m})
+	api.RegisterControlService(t, &controlServer{m, s})
 	go func() {
 		if err := t.Serve(context.Background(), s.clients.track(l)); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			m.logger.Error("the monitor's socket is closed", "error", err)
