@@ -142,16 +142,21 @@ func (s *controlServer) Resume(ctx context.Context, _ *api.ResumeRequest) (*api.
 }
 
 func (l *life) pauseContainer(ctx context.Context) error {
-	if err := l.container.Pause(ctx); err != nil {
+	// Not the caller's context, here and in resume: the guest does not give up with a caller that is gone.
+	if err := l.container.Pause(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
-	l.update(func(r *container.Record) { r.State = string(sandbox.Paused) })
+	l.update(func(r *container.Record) {
+		if r.State == string(sandbox.Running) { // it may have been killed at once
+			r.State = string(sandbox.Paused)
+		}
+	})
 	l.event("pause")
 	return nil
 }
 
 func (l *life) resume(ctx context.Context) error {
-	if err := l.container.Resume(ctx); err != nil {
+	if err := l.container.Resume(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	l.update(func(r *container.Record) {
