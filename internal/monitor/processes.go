@@ -160,6 +160,8 @@ func (p *processes) exec(ctx context.Context, r *api.ExecRequest, events api.Pro
 // explain tells of an error that the container's own end is its reason.
 func (p *processes) explain(c *sandbox.Container, err error) error {
 	if c.State() == sandbox.Stopped || errdefs.IsFailedPrecondition(err) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		return notRunning(p.name)
 	}
 	return err
