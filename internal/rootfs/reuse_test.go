@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,25 @@ func TestAStageThatCannotBeWrittenIsAnError(t *testing.T) {
 	// A file in the directory's place, as a hostile guest may leave it.
 	path := usedDisk(t, "rm /.runcvm/entrypoint", "rm /.runcvm/config.json", "rmdir /.runcvm", "symlink /.runcvm /upper/nowhere")
 	if _, err := RestageWritable(t.Context(), path, writable("sh")); err == nil || !strings.Contains(err.Error(), "no directory") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAProgramThatLeavesAChildHoldsNobodyUp(t *testing.T) {
+	f, err := os.Open(usedDisk(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// The child ends with the test; until then it holds the output.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	defer r.Close()
+	const leave = "cat <&4 >/dev/null & exit 0"
+	if _, err := sandboxed(t.Context(), f, []*os.File{r}, "/bin/sh", "-c", leave); !errors.Is(err, exec.ErrWaitDelay) {
 		t.Errorf("got %v", err)
 	}
 }

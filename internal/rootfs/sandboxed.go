@@ -22,6 +22,8 @@ const (
 	toolUID = 2_130_706_432
 	// toolTimeout bounds one of them: a large disk after a power failure takes minutes on a slow machine.
 	toolTimeout = 15 * time.Minute
+	// toolParting is how long its output is waited for after its end: one that a guest's disk has taken over may leave a child.
+	toolParting = 2 * time.Second
 	// toolMemory bounds its address space, in bytes: e2fsck keeps some bitmaps of the disk's blocks and inodes.
 	toolMemory = 4 << 30
 	// maxToolOutput bounds what it may say, in bytes: a specification, or the commands' protocol.
@@ -65,6 +67,7 @@ func sandboxed(ctx context.Context, disk *os.File, inputs []*os.File, program st
 	const limits = `ulimit -c 0 && ulimit -v "$1" && ulimit -f "$2" && shift 2 && exec "$@"`
 	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", limits, "sh", fmt.Sprint(toolMemory >> 10),
 		fmt.Sprint((info.Size() + 511) / 512), path}, args...)...)
+	cmd.WaitDelay = toolParting
 	cmd.Dir = "/"
 	cmd.Env = []string{"LC_ALL=C", "E2FSCK_CONFIG=/dev/null", "DEBUGFS_PAGER=cat", "PAGER=cat"}
 	cmd.ExtraFiles = append([]*os.File{disk}, inputs...)
