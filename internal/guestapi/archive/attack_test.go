@@ -175,6 +175,22 @@ func TestASparseBombTakesNoRoom(t *testing.T) {
 	}
 }
 
+func TestDirectoriesWithoutEndTakeNoMemory(t *testing.T) {
+	for name, entries := range map[string][]tar.Header{
+		"many":                {dir("."), dir("a"), dir("b"), dir("c")},
+		"one again and again": {dir("."), dir("a"), dir("a"), dir("a")},
+		"with attributes": {dir("."),
+			{Typeflag: tar.TypeDir, Name: "a", PAXRecords: map[string]string{xattrPrefix + "user.x": strings.Repeat("x", 2000)}}},
+	} {
+		_, dest := arena(t)
+		u := Unpacker{Tree: Tree{Root: openPath(t, dest, 0)}, Dir: ".", Name: "copy", dirsSize: maxDirectories - 1800}
+		err := u.Unpack(t.Context(), bytes.NewReader(made(t, entries...)))
+		if err == nil || !strings.Contains(err.Error(), "more directories") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestInAContainerLinksLeadToTheContainersOwn has the other mode: links are followed, as by a process whose root the tree is.
 func TestInAContainerLinksLeadToTheContainersOwn(t *testing.T) {
 	base, root := arena(t)

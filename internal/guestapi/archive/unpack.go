@@ -34,11 +34,16 @@ type Unpacker struct {
 	// parent is the directory of the entry before, parentName its name.
 	parent     *os.File
 	parentName string
-	// dirs are the directories whose attributes are set when all is written, by name; order has the names.
-	dirs  map[string]*tar.Header
-	order []string
-	buf   []byte
+	// dirs are the directories whose attributes are set when all is written, by name; order has the names. dirsSize is about what
+	// they take of memory.
+	dirs     map[string]*tar.Header
+	order    []string
+	dirsSize int
+	buf      []byte
 }
+
+// maxDirectories bounds what the directories of an archive may take of memory, in bytes: some million of them.
+const maxDirectories = 1 << 30
 
 // Owner is a user and a group by number.
 type Owner struct{ UID, GID int }
@@ -213,10 +218,32 @@ func (u *Unpacker) directory(n node, h *tar.Header, exists bool) error {
 			return err
 		}
 	}
-	if u.dirs[n.name] == nil {
-		u.order = append(u.order, n.name)
+	return u.remember(n.name, h)
+}
+
+// remember keeps what a directory gets when all is written, and nothing of the text that the archive's names are parts of.
+func (u *Unpacker) remember(name string, h *tar.Header) error {
+	const fixed = 512 // a header and its places
+	name = strings.Clone(name)
+	kept := &tar.Header{Mode: h.Mode, ModTime: h.ModTime}
+	u.dirsSize += fixed + len(name)
+	for key, value := range h.PAXRecords {
+		if attr, ok := strings.CutPrefix(key, xattrPrefix); !ok || !Carried(attr) {
+			continue
+		}
+		if kept.PAXRecords == nil {
+			kept.PAXRecords = map[string]string{}
+		}
+		kept.PAXRecords[strings.Clone(key)] = strings.Clone(value)
+		u.dirsSize += len(key) + len(value)
 	}
-	u.dirs[n.name] = h
+	if u.dirsSize > maxDirectories {
+		return fmt.Errorf("make the directory %.64q: the archive has more directories than can be kept in mind", name)
+	}
+	if u.dirs[name] == nil {
+		u.order = append(u.order, name)
+	}
+	u.dirs[name] = kept
 	return nil
 }
 
