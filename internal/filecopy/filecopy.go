@@ -42,7 +42,7 @@ type Options struct {
 type Summary struct {
 	// Content is the size of the files where that is known, and otherwise, like Transferred, of the archive in bytes.
 	Content, Transferred int64
-	// Dest is where it went: a path of the host, or of the container.
+	// Dest is where it went: a path of the host, or of the container, fit to be shown.
 	Dest string
 	// Sockets were left out, since they are nothing without the process that listens; Socket is the first.
 	Sockets uint64
@@ -114,7 +114,7 @@ func (c *Container) To(ctx context.Context, source, dest string, o Options) (Sum
 			return Summary{}, fmt.Errorf("destination \"%s:%s\" must be a directory", c.ref, dest)
 		}
 		t, err := c.write(ctx, dst.path, "", o, func(w io.Writer) (archive.Packed, error) { return archive.Packed{}, wire(w, o.Stdin) })
-		return Summary{Content: t.bytes, Transferred: t.bytes, Dest: dst.path}, err
+		return Summary{Content: t.bytes, Transferred: t.bytes, Dest: printable(dst.path)}, err
 	}
 	if source, err = absolute(source); err != nil {
 		return Summary{}, err
@@ -128,7 +128,7 @@ func (c *Container) To(ctx context.Context, source, dest string, o Options) (Sum
 	if err != nil {
 		return Summary{}, err
 	}
-	s := Summary{Dest: dst.path}
+	s := Summary{Dest: printable(dst.path)}
 	t, err := c.write(ctx, dir, name, o, func(w io.Writer) (archive.Packed, error) {
 		return (&archive.Packer{}).Pack(ctx, w, file)
 	})

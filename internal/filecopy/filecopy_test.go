@@ -325,6 +325,18 @@ func TestALyingGuest(t *testing.T) {
 	}
 }
 
+func TestWhereALinkOfTheGuestLeadsIsShownWithoutControls(t *testing.T) {
+	c, g := newContainer(t)
+	must(t, os.WriteFile(filepath.Join(g.root, "a\x1b]0;b\x07"), nil, 0o600), os.Symlink("a\x1b]0;b\x07", filepath.Join(g.root, "link")))
+	source := filepath.Join(t.TempDir(), "f")
+	must(t, os.WriteFile(source, []byte("x"), 0o600))
+	s, err := c.To(t.Context(), source, "/link", Options{})
+	must(t, err)
+	if s.Dest != "/a?]0;b?" {
+		t.Errorf("got %q", s.Dest)
+	}
+}
+
 func TestAnInterruptEndsACopyWhateverTheGuestDoes(t *testing.T) {
 	for _, into := range []bool{false, true} {
 		c, g := newContainer(t)
