@@ -139,6 +139,8 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 		c.Tmpfs = append(c.Tmpfs, Tmpfs{Path: path.Clean(dest), Options: split(options)})
 	}
 	errs = append(errs, checkText(c)...)
+	// Once more: what was kept of a container for its next start is not to be confined by less than it asked for.
+	errs = append(errs, c.Security.check()...)
 	return c, errors.Join(errs...)
 }
 

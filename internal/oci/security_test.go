@@ -161,6 +161,20 @@ func TestPrivilegeOpensTheGuestsOwnFiles(t *testing.T) {
 	}
 }
 
+func TestAProfileThatCannotBeUsedIsNotNone(t *testing.T) {
+	image := ocispec.ImageConfig{Cmd: []string{"true"}}
+	for name, s := range map[string]Security{
+		"no profile":            {Seccomp: "nonsense"},
+		"without an action":     {Seccomp: `{"syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW"}]}`},
+		"no capability":         {CapDrop: []string{"NONSENSE"}},
+		"privileged and broken": {Privileged: true, Seccomp: "nonsense"},
+	} {
+		if _, err := Resolve(image, Options{Security: s}); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
 func TestKernelParametersByEitherSeparator(t *testing.T) {
 	s := specOf(t, Options{Domainname: "example.org", Sysctls: map[string]string{
 		"net/core/somaxconn": "7", "net.ipv4.conf.eth0/1.forwarding": "1", "net.ipv4.ip_unprivileged_port_start": "99", "vm.max_map_count": "262144",
