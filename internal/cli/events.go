@@ -7,8 +7,10 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -159,7 +161,20 @@ func (a *app) writeEvent(e events.Event) error {
 	if len(attributes) > 0 {
 		line += " (" + strings.Join(attributes, ", ") + ")"
 	}
-	// An argument of a command may hold anything.
-	_, err := fmt.Fprintln(a.stdout, strings.NewReplacer("\n", `\n`, "\r", `\r`, "\x1b", `\x1b`).Replace(line))
+	_, err := fmt.Fprintln(a.stdout, oneLine(line))
 	return err
+}
+
+// oneLine writes out what a terminal would act on: an argument of a command, or an image's label, may hold anything.
+func oneLine(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			quoted := strconv.QuoteRuneToASCII(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
