@@ -184,6 +184,9 @@ func (a *app) rename(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
+	if e.Name == name {
+		return fmt.Errorf("container %s has the name %q already", container.Short(e.ID), name)
+	}
 	if e.Alive {
 		err := a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) error {
 			_, err := c.Control.Rename(ctx, &api.RenameRequest{Name: name})
