@@ -71,8 +71,8 @@ func Execute(zero time.Time) int {
 func (a *app) tell(err error) { fmt.Fprintf(a.stderr, "runcvm: %s\n", message(err)) }
 
 // classes are errors that say something to programs; the text before their words says it better to people.
-var classes = []error{errdefs.ErrNotFound, errdefs.ErrUnavailable, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument,
-	errdefs.ErrNotImplemented, errdefs.ErrOutOfRange, errdefs.ErrResourceExhausted, errdefs.ErrUnauthenticated}
+var classes = []error{errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrUnavailable, errdefs.ErrFailedPrecondition,
+	errdefs.ErrInvalidArgument, errdefs.ErrNotImplemented, errdefs.ErrOutOfRange, errdefs.ErrResourceExhausted, errdefs.ErrUnauthenticated}
 
 // message is an error's text without the words of its class at the end of a line.
 func message(err error) string {
