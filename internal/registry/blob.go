@@ -123,16 +123,6 @@ func (b *body) Close() error {
 
 // blob asks for a blob's bytes from an offset on.
 func (p *place) blob(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	r, err := p.openBlob(ctx, d, offset)
-	if err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	return &watched{ctx: ctx, cancel: cancel, r: r, limit: p.c.o.Timeout}, nil
-}
-
-func (p *place) openBlob(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	fail := func(err error) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("blob %s: %w", d.Digest, p.explain(err))
 	}
@@ -208,6 +198,24 @@ func parseContentRange(v string) (start, total int64, err error) {
 		return fail()
 	}
 	return int64(from), int64(all), nil
+}
+
+// watching makes the bodies of all answers watched ones.
+type watching struct {
+	next  http.RoundTripper
+	limit time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (w *watching) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	resp, err := w.next.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &watched{ctx: ctx, cancel: cancel, r: resp.Body, limit: w.limit}
+	return resp, nil
 }
 
 // watched ends a read that brings nothing for too long. Time in which nobody reads does not count.

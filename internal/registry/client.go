@@ -173,7 +173,7 @@ func (p *place) handshake(ctx context.Context) (*http.Client, error) {
 	if p.mirror {
 		attempts = maxMirrorAttempts
 	}
-	var base http.RoundTripper = &retrier{next: &plainGuard{next: p.c.base, allowed: plain, host: host}, attempts: attempts,
+	var base http.RoundTripper = &retrier{next: &plainGuard{next: &watching{p.c.base, p.c.o.Timeout}, allowed: plain, host: host}, attempts: attempts,
 		timeout: p.c.o.Timeout, note: p.c.o.Progress.Note}
 	t, err := transport.NewWithContext(ctx, registry, auth, transport.NewUserAgent(base, "runcvm"),
 		[]string{"repository:" + p.path + ":" + transport.PullScope})
