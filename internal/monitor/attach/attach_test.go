@@ -53,6 +53,29 @@ func write(t *testing.T, w io.Writer, text string) {
 	}
 }
 
+func TestWhatAClientLeavesIsNotTheNextProcesssInput(t *testing.T) {
+	h, _ := newHub(t, Options{Stdin: true}, slowTimeout)
+	near, far := net.Pipe()
+	t.Cleanup(func() { far.Close() })
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	c := &client{conn: near}
+	h.clients[c] = true
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.feed(c, []byte("late"))
+	}()
+	h.End(Exit{})
+	r := h.Input(nil)
+	go func() {
+		<-done
+		h.End(Exit{})
+	}()
+	if b, err := io.ReadAll(r); err != nil || len(b) > 0 {
+		t.Errorf("the next process reads %q, %v", b, err)
+	}
+}
+
 func TestAllWhoAreAttachedGetTheOutputAndTheEnd(t *testing.T) {
 	h, dial := newHub(t, Options{}, slowTimeout)
 	a, b := attached(t, dial()), attached(t, dial())

@@ -51,6 +51,8 @@ type client struct {
 	// slow is how long a write may take; 0 is for ever.
 	slow time.Duration
 	mu   sync.Mutex // held while a frame is written
+	// ended says that the process that it was attached to has ended. The hub's mutex is its.
+	ended bool
 }
 
 // NewHub returns a hub without clients.
@@ -125,7 +127,7 @@ func (h *Hub) serve(c *client) {
 			return
 		}
 		if h.o.Stdin {
-			h.feed(payload)
+			h.feed(c, payload)
 		}
 	}
 }
@@ -210,17 +212,20 @@ func (h *Hub) Input(first io.Reader) io.ReadCloser {
 	return r
 }
 
-// feed writes to the process's standard input. Before there is one it waits; what a process does not take is lost.
-func (h *Hub) feed(p []byte) {
+// feed writes to the process's standard input. Before there is one it waits; what a process does not take is lost, and so is what
+// comes after its end: the next process is not the one that it was for.
+func (h *Hub) feed(c *client, p []byte) {
 	h.mu.Lock()
-	w, turn := h.input, h.turn
+	w, turn, ended := h.input, h.turn, c.ended
 	h.mu.Unlock()
-	if w == nil {
+	switch {
+	case ended:
+	case w == nil:
 		<-turn
-		h.feed(p)
-		return
+		h.feed(c, p)
+	default:
+		_, _ = w.Write(p)
 	}
-	_, _ = w.Write(p)
 }
 
 // endTimeout bounds the telling of the end.
@@ -232,6 +237,9 @@ func (h *Hub) End(exit Exit) {
 	if h.input != nil {
 		_ = h.input.Close() // never fails
 		h.input = nil
+	}
+	for c := range h.clients {
+		c.ended = true
 	}
 	h.mu.Unlock()
 	var group sync.WaitGroup
