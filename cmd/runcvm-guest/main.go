@@ -6,12 +6,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/runcvm/runcvm/internal/guest"
 )
-
-// version is set by the linker.
-var version = "dev"
 
 func main() {
 	switch {
@@ -24,7 +22,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "runcvm-guest runs as PID 1 of a microVM and nowhere else")
 		os.Exit(1)
 	}
-	err := guest.Run(context.Background(), guest.Options{Version: version, Listen: guest.ListenVsock, End: guest.Reboot})
+	err := guest.Run(context.Background(), guest.Options{Version: version(), Listen: guest.ListenVsock, End: guest.Reboot})
 	fmt.Fprintln(os.Stderr, "runcvm-guest:", err)
 	guest.Reboot()
+}
+
+// version is what the build says of itself.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }
