@@ -100,7 +100,7 @@ func (c *Config) loadFile(path string, must bool) error {
 	for key, v := range flatten("", tree) {
 		i := slices.IndexFunc(settings, func(s setting) bool { return s.key == key })
 		if i < 0 {
-			errs = append(errs, fmt.Errorf("%s: unknown key %q; \"runcvm config show\" lists the keys", path, key))
+			errs = append(errs, fmt.Errorf("%s: unknown key %q; \"RUNCVM_CONFIG=/dev/null runcvm config show\" lists the keys", path, key))
 			continue
 		}
 		errs = append(errs, c.set(settings[i], fmt.Sprint(v), path))
