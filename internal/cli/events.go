@@ -165,11 +165,12 @@ func (a *app) writeEvent(e events.Event) error {
 	return err
 }
 
-// oneLine writes out what a terminal would act on: an argument of a command, or an image's label, may hold anything.
+// oneLine writes out what a terminal would act on but a tab: an argument of a command, an image's label, or what a registry says may
+// hold anything.
 func oneLine(text string) string {
 	var b strings.Builder
 	for _, r := range text {
-		if unicode.IsControl(r) {
+		if unicode.IsControl(r) && r != '\t' {
 			quoted := strconv.QuoteRuneToASCII(r)
 			b.WriteString(quoted[1 : len(quoted)-1])
 		} else {

@@ -92,7 +92,7 @@ func (p *progress) end(r registry.Result, err error) {
 }
 
 // Note implements registry.Progress.
-func (p *progress) Note(line string) { p.line("%s", line) }
+func (p *progress) Note(line string) { p.line("%s", oneLine(line)) }
 
 // Layer implements registry.Progress.
 func (p *progress) Layer(d digest.Digest, size int64) registry.LayerProgress {

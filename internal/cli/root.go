@@ -74,7 +74,7 @@ func (a *app) tell(err error) { fmt.Fprintf(a.stderr, "runcvm: %s\n", message(er
 var classes = []error{errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrUnavailable, errdefs.ErrFailedPrecondition,
 	errdefs.ErrInvalidArgument, errdefs.ErrNotImplemented, errdefs.ErrOutOfRange, errdefs.ErrResourceExhausted, errdefs.ErrUnauthenticated}
 
-// message is an error's text without the words of its class at the end of a line.
+// message is an error's text without the words of its class at the end of a line, and without a terminal's controls.
 func message(err error) string {
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n") // cobra's suggestions end in empty lines
 	for _, class := range classes {
@@ -84,6 +84,9 @@ func message(err error) string {
 		for i, line := range lines {
 			lines[i] = strings.TrimSuffix(line, ": "+class.Error())
 		}
+	}
+	for i, line := range lines {
+		lines[i] = oneLine(line)
 	}
 	return strings.Join(lines, "\n")
 }
