@@ -27,8 +27,9 @@ type difference struct {
 	RunCVM string `json:"runcvm"`
 	// Cases are those that differ; all where it is empty.
 	Cases string `json:"cases,omitempty"`
-	// Without is a file of this machine: the entry counts only where that is missing.
+	// Without and With name a file of this machine: the entry counts only where the one is missing, or the other is there.
 	Without string `json:"without,omitempty"`
+	With    string `json:"with,omitempty"`
 	Reason  string `json:"reason"`
 
 	used atomic.Bool
@@ -49,11 +50,16 @@ func readDifferences(t *testing.T) differences {
 		if d.Reason == "" {
 			t.Errorf("testdata/differences.json: %s has no reason", d.Path)
 		}
-		if _, err := os.Stat(d.Without); d.Without == "" || err != nil {
+		if (d.Without == "" || !exists(d.Without)) && (d.With == "" || exists(d.With)) {
 			here = append(here, d)
 		}
 	}
 	return here
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 const separator = " › "
