@@ -44,6 +44,7 @@ func (a *app) rmCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill those that run")
+	cmd.Flags().BoolP("volumes", "v", false, "as without it: a container's data is in its own disk")
 	return cmd
 }
 
