@@ -47,21 +47,34 @@ func (a *agent) namespaceRoot(pid int) (*os.File, error) {
 		return nil, err
 	}
 	var root *os.File
-	done := make(chan error, 1)
-	go func() {
-		// The thread is the namespace's from here on, so it is not given back: it ends with this function.
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_FS) // setns(2) asks for it
+	onThreadOfItsOwn(func() {
+		err = unix.Unshare(unix.CLONE_FS) // setns(2) asks for it
 		if err == nil {
 			err = unix.Setns(pidfd, unix.CLONE_NEWNS)
 		}
 		if err == nil {
 			root, err = openPath("/")
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	})
+	if err != nil {
 		return nil, fmt.Errorf("enter the container's mount namespace: %w", err)
 	}
 	return root, nil
+}
+
+// onThreadOfItsOwn runs f on a thread that is not given back: it ends with f. That is never the main one, which Go does not end: it
+// would stay what f has made of it, and keep a namespace's mounts for ever.
+func onThreadOfItsOwn(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onThreadOfItsOwn(f) // while this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+	<-done
 }

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -265,6 +267,26 @@ func TestCopiesEndWithTheContainer(t *testing.T) {
 	if _, err := s.Open(t.Context(), &guestapi.CopyOpenRequest{ContainerId: "c", TransferId: "late", Path: []byte("/")}); err == nil {
 		t.Error("a copy begins after the end")
 	}
+}
+
+func TestTheMainThreadStaysWhatItIs(t *testing.T) {
+	// As many at once as it takes to need every thread that there is.
+	var group sync.WaitGroup
+	var ran atomic.Int32
+	const most = 64
+	for range most {
+		group.Go(func() {
+			onThreadOfItsOwn(func() {
+				if ran.Add(1); unix.Gettid() == unix.Getpid() {
+					t.Error("it ran on the main thread")
+				}
+				for ran.Load() < most {
+					time.Sleep(time.Millisecond)
+				}
+			})
+		})
+	}
+	group.Wait()
 }
 
 func TestTheRootOfAProcessIsItsNamespaces(t *testing.T) {
