@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -160,10 +162,14 @@ func (l *life) signalToEnd(ctx context.Context, signal int) error {
 	if err := l.signal(ctx, signal); err != nil {
 		return err
 	}
-	if paused {
-		return l.resume(ctx)
+	if !paused {
+		return nil
 	}
-	return nil
+	err := l.resume(ctx)
+	if errors.Is(err, sandbox.ErrTransition) || errors.Is(err, errdefs.ErrFailedPrecondition) {
+		return nil // SIGKILL ends what is frozen, too, and has done so by now
+	}
+	return err
 }
 
 // signal sends a signal that somebody has asked for.
