@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/spf13/cobra"
 
 	"github.com/runcvm/runcvm/internal/config"
@@ -146,6 +147,8 @@ func (a *app) configure() error {
 	// What a verb says of its work goes to standard error from warnings on: its output is the container's.
 	level = max(level, slog.LevelWarn)
 	slog.SetDefault(slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level})))
+	// ttrpc complains of a connection that ends before its calls do, which is how a verb may end.
+	log.L.Logger.SetOutput(io.Discard)
 	return nil
 }
 
