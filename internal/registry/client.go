@@ -173,8 +173,9 @@ func (p *place) handshake(ctx context.Context) (*http.Client, error) {
 	if p.mirror {
 		attempts = maxMirrorAttempts
 	}
-	var base http.RoundTripper = &retrier{next: &plainGuard{next: &watching{p.c.base, p.c.o.Timeout}, allowed: plain, host: host}, attempts: attempts,
-		timeout: p.c.o.Timeout, note: p.c.o.Progress.Note}
+	var base http.RoundTripper = &watching{p.c.base, p.c.o.Timeout}
+	base = &plainGuard{next: base, allowed: plain, host: host}
+	base = &retrier{next: base, attempts: attempts, timeout: p.c.o.Timeout, note: p.c.o.Progress.Note}
 	t, err := transport.NewWithContext(ctx, registry, auth, transport.NewUserAgent(base, "runcvm"),
 		[]string{"repository:" + p.path + ":" + transport.PullScope})
 	if err != nil {
