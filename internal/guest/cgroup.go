@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,28 +39,12 @@ func signalCgroup(cgroup string, sig unix.Signal) error {
 	if sig == unix.SIGKILL {
 		return killCgroup(cgroup)
 	}
-	var errs []error
-	err := filepath.WalkDir(cgroup, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
+	pids, err := cgroupPids(cgroup)
+	errs := []error{err}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("signal %d to %d: %w", sig, pid, err))
 		}
-		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil {
-			return err
-		}
-		for field := range strings.FieldsSeq(string(b)) {
-			pid, err := strconv.Atoi(field)
-			if err != nil || pid <= 1 {
-				continue
-			}
-			if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-				errs = append(errs, fmt.Errorf("signal %d to %d: %w", sig, pid, err))
-			}
-		}
-		return nil
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
 	}
-	return errors.Join(append(errs, err)...)
+	return errors.Join(errs...)
 }
