@@ -80,18 +80,17 @@ const (
 
 // kill ends a container through its monitor, or with its monitor where that does not answer.
 func (a *app) kill(ctx context.Context, e *container.Entry) error {
-	pidfd, err := unix.PidfdOpen(e.Pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
+	pidfd, err := a.monitorPidfd(e)
 	if err != nil {
-		return fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
+		return err
+	}
+	if pidfd < 0 {
+		if again, err := a.containers().Find(e.ID); err == nil && again.Alive && again.Pid != e.Pid {
+			return a.kill(ctx, again) // it was started again meanwhile
+		}
+		return nil
 	}
 	defer unix.Close(pidfd)
-	// The pid was the monitor's when the descriptor was taken only if the monitor still lives now.
-	if again, err := a.containers().Find(e.ID); err != nil || !again.Alive {
-		return nil
-	}
 	asked := askToKill(ctx, e)
 	if asked == nil && ended(pidfd, killTimeout) {
 		return nil

@@ -89,20 +89,30 @@ func (a *app) ask(ctx context.Context, e *container.Entry, call func(context.Con
 	return fmt.Errorf("container %s: %w", e.Name, err)
 }
 
-// awaitMonitor waits for the end of a container's monitor, for as long as that takes.
-func (a *app) awaitMonitor(ctx context.Context, e *container.Entry) error {
+// monitorPidfd returns a descriptor of the monitor that e was found with, or -1 where that monitor has ended.
+func (a *app) monitorPidfd(e *container.Entry) (int, error) {
 	pidfd, err := unix.PidfdOpen(e.Pid, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return nil
+		return -1, nil
 	}
 	if err != nil {
-		return fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
+		return -1, fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
+	}
+	// The pid was that monitor's when the descriptor was taken only if it still lives now, and is not a later one of the container.
+	if again, err := a.containers().Find(e.ID); err != nil || !again.Alive || again.Pid != e.Pid {
+		unix.Close(pidfd)
+		return -1, nil
+	}
+	return pidfd, nil
+}
+
+// awaitMonitor waits for the end of a container's monitor, for as long as that takes.
+func (a *app) awaitMonitor(ctx context.Context, e *container.Entry) error {
+	pidfd, err := a.monitorPidfd(e)
+	if err != nil || pidfd < 0 {
+		return err
 	}
 	defer unix.Close(pidfd)
-	// The pid was the monitor's when the descriptor was taken only if the monitor still lives now.
-	if again, err := a.containers().Find(e.ID); err != nil || !again.Alive || again.Pid != e.Pid {
-		return nil
-	}
 	const look = time.Second
 	for ctx.Err() == nil {
 		if ended(pidfd, look) {
