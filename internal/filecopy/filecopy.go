@@ -113,7 +113,10 @@ func (c *Container) To(ctx context.Context, source, dest string, o Options) (Sum
 		if !dst.isDir {
 			return Summary{}, fmt.Errorf("destination \"%s:%s\" must be a directory", c.ref, dest)
 		}
-		t, err := c.write(ctx, dst.path, "", o, func(w io.Writer) (archive.Packed, error) { return archive.Packed{}, wire(w, o.Stdin) })
+		t, err := c.write(ctx, dst.path, "", o, producer{
+			write: func(w io.Writer) (archive.Packed, error) { return archive.Packed{}, wire(w, o.Stdin) },
+			end:   func() {},
+		})
 		return Summary{Content: t.bytes, Transferred: t.bytes, Dest: printable(dst.path)}, err
 	}
 	if source, err = absolute(source); err != nil {
@@ -123,14 +126,14 @@ func (c *Container) To(ctx context.Context, source, dest string, o Options) (Sum
 	if err != nil {
 		return Summary{}, err
 	}
-	defer file.Close()
 	dir, name, err := place(baseOf(source), isDir, dst)
 	if err != nil {
-		return Summary{}, err
+		return Summary{}, errors.Join(err, file.Close())
 	}
 	s := Summary{Dest: printable(dst.path)}
-	t, err := c.write(ctx, dir, name, o, func(w io.Writer) (archive.Packed, error) {
-		return (&archive.Packer{}).Pack(ctx, w, file)
+	t, err := c.write(ctx, dir, name, o, producer{
+		write: func(w io.Writer) (archive.Packed, error) { return (&archive.Packer{}).Pack(ctx, w, file) },
+		end:   func() { _ = file.Close() }, // it was only read
 	})
 	s.Content, s.Transferred, s.Sockets, s.Socket = t.content, t.bytes, t.sockets, t.socket
 	return s, err

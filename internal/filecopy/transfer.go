@@ -160,10 +160,18 @@ func (t *transfer) read(ctx context.Context, consume func(io.Reader) error) erro
 // errDone is what the receiver of bytes that nobody wants any more sees.
 var errDone = errors.New("the copy has ended")
 
-// write opens a copy into a directory of the container and sends what produce writes.
-func (c *Container) write(ctx context.Context, dir, name string, o Options, produce func(io.Writer) (archive.Packed, error)) (
-	*transfer, error) {
+// producer writes what is sent. A copy that is interrupted does not wait for it, so it has an end of its own: end is called once,
+// after write, or when write will not be called.
+type producer struct {
+	write func(io.Writer) (archive.Packed, error)
+	end   func()
+}
+
+// write opens a copy into a directory of the container and sends what the producer writes.
+func (c *Container) write(ctx context.Context, dir, name string, o Options, from producer) (*transfer, error) {
 	t := &transfer{c: c, progress: o.Progress}
+	end := from.end
+	defer func() { end() }()
 	opened, err := c.rpc.CopyOpen(ctx, &api.CopyOpenRequest{
 		Path: []byte(dir), Write: true, Name: []byte(name), KeepOwner: o.KeepOwner,
 	})
@@ -182,8 +190,10 @@ func (c *Container) write(ctx context.Context, dir, name string, o Options, prod
 		err    error
 	}
 	produced := make(chan product, 1)
+	end = func() {}
 	go func() {
-		packed, err := produce(w)
+		defer from.end()
+		packed, err := from.write(w)
 		_ = w.CloseWithError(err) // nil is the end
 		produced <- product{packed, err}
 	}()
