@@ -12,14 +12,13 @@ import (
 	"time"
 )
 
-func newHub(t *testing.T, o Options, slow time.Duration) (h *Hub, dial func() net.Conn) {
+func newHub(t *testing.T, o Options) (h *Hub, dial func() net.Conn) {
 	t.Helper()
 	o.Log = slog.New(slog.DiscardHandler)
 	if o.Ready == nil {
 		o.Ready = func() error { return nil }
 	}
 	h = NewHub(o)
-	h.slow = slow
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -54,7 +53,7 @@ func write(t *testing.T, w io.Writer, text string) {
 }
 
 func TestWhatAClientLeavesIsNotTheNextProcesssInput(t *testing.T) {
-	h, _ := newHub(t, Options{Stdin: true}, slowTimeout)
+	h, _ := newHub(t, Options{Stdin: true})
 	near, far := net.Pipe()
 	t.Cleanup(func() { far.Close() })
 	go func() { _, _ = io.Copy(io.Discard, far) }()
@@ -77,7 +76,7 @@ func TestWhatAClientLeavesIsNotTheNextProcesssInput(t *testing.T) {
 }
 
 func TestAllWhoAreAttachedGetTheOutputAndTheEnd(t *testing.T) {
-	h, dial := newHub(t, Options{}, slowTimeout)
+	h, dial := newHub(t, Options{})
 	a, b := attached(t, dial()), attached(t, dial())
 	out := strings.Repeat("output\n", 50_000)
 	go func() {
@@ -101,15 +100,24 @@ func TestAllWhoAreAttachedGetTheOutputAndTheEnd(t *testing.T) {
 }
 
 func TestAttachingIsRefusedWithTheReason(t *testing.T) {
-	_, dial := newHub(t, Options{Ready: func() error { return errors.New("it is paused") }}, slowTimeout)
+	_, dial := newHub(t, Options{Ready: func() error { return errors.New("it is paused") }})
 	if _, err := Open(dial()); err == nil || err.Error() != "it is paused" {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestWhoTakesNothingIsLetGo(t *testing.T) {
-	h, dial := newHub(t, Options{}, 50*time.Millisecond)
-	stuck, good := attached(t, dial()), attached(t, dial())
+	h, dial := newHub(t, Options{})
+	stuck := attached(t, dial())
+	h.mu.Lock()
+	for c := range h.clients {
+		c.mu.Lock()
+		c.slow = 50 * time.Millisecond
+		c.mu.Unlock()
+	}
+	h.mu.Unlock()
+	// Who takes what comes may do it slowly.
+	good := attached(t, dial())
 	text := strings.Repeat("x", 4<<20)
 	go func() {
 		write(t, h.Stdout(), text)
@@ -125,7 +133,7 @@ func TestWhoTakesNothingIsLetGo(t *testing.T) {
 }
 
 func TestTheFirstOneIsWaitedFor(t *testing.T) {
-	h, _ := newHub(t, Options{TTY: true, Stdin: true}, time.Millisecond)
+	h, _ := newHub(t, Options{TTY: true, Stdin: true})
 	client, server := net.Pipe()
 	admitted := make(chan error, 1)
 	go func() { admitted <- h.AddFirst(server) }()
@@ -151,7 +159,7 @@ func TestTheFirstOneIsWaitedFor(t *testing.T) {
 }
 
 func TestInputComesTogether(t *testing.T) {
-	h, dial := newHub(t, Options{Stdin: true}, slowTimeout)
+	h, dial := newHub(t, Options{Stdin: true})
 	a, b := attached(t, dial()), attached(t, dial())
 	sent := make(chan error, 1)
 	go func() { sent <- a.Send(strings.NewReader("before the process, ")) }()
@@ -196,7 +204,7 @@ func TestInputComesTogether(t *testing.T) {
 }
 
 func TestWhoBreaksTheProtocolIsLetGo(t *testing.T) {
-	_, dial := newHub(t, Options{Stdin: true}, slowTimeout)
+	_, dial := newHub(t, Options{Stdin: true})
 	for _, b := range []string{"\x04\x00\x00\x00\x01x", "\x03\xff\xff\xff\xff", "GET / HTTP/1.1\r\n\r\n"} {
 		conn := dial()
 		c := attached(t, conn)
@@ -210,7 +218,7 @@ func TestWhoBreaksTheProtocolIsLetGo(t *testing.T) {
 }
 
 func TestNotMoreThanSoManyCanBeAttached(t *testing.T) {
-	_, dial := newHub(t, Options{}, slowTimeout)
+	_, dial := newHub(t, Options{})
 	for range maxClients {
 		attached(t, dial())
 	}

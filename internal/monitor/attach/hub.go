@@ -36,8 +36,6 @@ type Options struct {
 type Hub struct {
 	o Options
 
-	slow time.Duration // slowTimeout, but in tests
-
 	mu      sync.Mutex
 	clients map[*client]bool
 	// input is the writing end of the present process's standard input; nil while it has none. turn is closed when there is one.
@@ -57,7 +55,7 @@ type client struct {
 
 // NewHub returns a hub without clients.
 func NewHub(o Options) *Hub {
-	return &Hub{o: o, slow: slowTimeout, clients: map[*client]bool{}, turn: make(chan struct{})}
+	return &Hub{o: o, clients: map[*client]bool{}, turn: make(chan struct{})}
 }
 
 // Serve adds the connections of l until it is closed.
@@ -71,7 +69,7 @@ func (h *Hub) Serve(l net.Listener) {
 			return
 		}
 		go func() {
-			c := &client{conn: conn, slow: h.slow}
+			c := &client{conn: conn, slow: slowTimeout}
 			if err := h.admit(c, h.o.Ready); err != nil {
 				h.o.Log.Debug("a client is not attached", "error", err)
 				_ = c.send(frameError, []byte(err.Error())) // it is gone anyway
