@@ -63,6 +63,9 @@ func (c *container) writeBundle() (*process, error) {
 		return nil, err
 	}
 	defer unix.Close(rootfs)
+	if raw, err = placeCopies(raw, filepath.Join(c.diskDir(), guestapi.CopiesDir)); err != nil {
+		return nil, fmt.Errorf("the container's configuration: %w", err)
+	}
 	config, p, err := completeConfig(raw, args, c.rootfs(), c.cgroupsPath(),
 		userLookup{
 			user:   func(spec string) (execUser, error) { return resolveUser(rootfs, spec) },
@@ -182,6 +185,35 @@ func completeConfig(raw []byte, args []string, rootfs, cgroupsPath string, looku
 	}
 	out, err := json.Marshal(spec)
 	return out, p, err
+}
+
+// placeCopies gives the bind mounts of what was copied from the host the places where it lies here.
+func placeCopies(raw []byte, dir string) ([]byte, error) {
+	var spec object
+	var mounts []object
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		return nil, err
+	}
+	if err := spec.get("mounts", &mounts); err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		var source string
+		if err := m.get("source", &source); err != nil {
+			return nil, err
+		}
+		if name, ok := strings.CutPrefix(source, "/"+guestapi.CopiesDir+"/"); ok {
+			if err := m.set("source", filepath.Join(dir, filepath.Base(name))); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if mounts != nil {
+		if err := spec.set("mounts", mounts); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(spec)
 }
 
 // read takes what the agent needs to know out of the specification, and of linux.sysctl what the agent sets itself.

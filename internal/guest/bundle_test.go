@@ -187,3 +187,20 @@ func TestCompleteConfigRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestCopiesAreMountedFromTheDisk(t *testing.T) {
+	raw := `{"mounts":[{"destination":"/proc","source":"proc"},{"destination":"/etc/hosts","source":"/.runcvm/copies/3","options":["ro"]},` +
+		`{"destination":"/x","source":"/.runcvm/copies/../../../z"},{"destination":"/y"}]}`
+	got, err := placeCopies([]byte(raw), "/run/c/disk/.runcvm/copies")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"mounts":[{"destination":"/proc","source":"proc"},{"destination":"/etc/hosts","options":["ro"],"source":"/run/c/disk/.runcvm/copies/3"},` +
+		`{"destination":"/x","source":"/run/c/disk/.runcvm/copies/z"},{"destination":"/y"}]}`
+	if string(got) != want {
+		t.Errorf("%s", got)
+	}
+	if got, err = placeCopies([]byte(`{"hostname":"h"}`), "/d"); err != nil || string(got) != `{"hostname":"h"}` {
+		t.Errorf("%s, %v", got, err)
+	}
+}

@@ -25,6 +25,9 @@ const (
 	EntrypointFile = "entrypoint"
 	// ConfigFile, in StageDir, is the OCI runtime specification of the container, without process.args.
 	ConfigFile = "config.json"
+	// CopiesDir holds the files and directories of the host's that were copied in at the start. A bind mount of the staged
+	// specification has one as its source, as "/" + CopiesDir + "/" + NAME.
+	CopiesDir = StageDir + "/copies"
 	// UpperDir and WorkDir are the overlay's directories.
 	UpperDir = "upper"
 	WorkDir  = "work"

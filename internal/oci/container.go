@@ -138,7 +138,7 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 		}
 		c.Tmpfs = append(c.Tmpfs, Tmpfs{Path: path.Clean(dest), Options: split(options)})
 	}
-	errs = append(errs, checkText(c)...)
+	errs = append(errs, CheckText(c)...)
 	// Once more: what was kept of a container for its next start is not to be confined by less than it asked for.
 	errs = append(errs, c.Security.check()...)
 	return c, errors.Join(errs...)
@@ -147,7 +147,7 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 // Check says what is wrong with the options, all at once. It comes before the options are written as JSON, which would replace
 // invalid UTF-8 in silence.
 func (o Options) Check() error {
-	errs := checkText(Container{
+	errs := CheckText(Container{
 		Args: slices.Concat(o.Entrypoint, o.Cmd), Env: o.Env, User: o.User, Cwd: o.Cwd, Hostname: o.Hostname, Domainname: o.Domainname,
 		Groups: o.Groups, Sysctls: o.Sysctls, Annotations: o.Annotations, Security: o.Security,
 	})
@@ -176,8 +176,8 @@ func (o Options) Check() error {
 	return errors.Join(errs...)
 }
 
-// checkText refuses what neither JSON nor execve can carry.
-func checkText(c Container) []error {
+// CheckText refuses what neither JSON nor execve can carry.
+func CheckText(c Container) []error {
 	var errs []error
 	check := func(what string, values ...string) {
 		for i, v := range values {

@@ -14,8 +14,19 @@ func deviceRules(c Container) []specs.LinuxDeviceCgroup {
 	if c.Privileged {
 		return []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	}
+	rules := append([]specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, EveryContainersDevices()...)
+	for _, text := range c.DeviceRules {
+		if rule, err := parseDeviceRule(text); err == nil { // Check has refused the others
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
+
+// EveryContainersDevices are the rules for the devices that every container may use, whatever else is denied: as in runc, mknod,
+// and what is in every /dev.
+func EveryContainersDevices() []specs.LinuxDeviceCgroup {
 	rules := []specs.LinuxDeviceCgroup{
-		{Allow: false, Access: "rwm"},
 		{Allow: true, Type: "c", Access: "m"},
 		{Allow: true, Type: "b", Access: "m"},
 	}
@@ -24,11 +35,6 @@ func deviceRules(c Container) []specs.LinuxDeviceCgroup {
 		{5, 0}, {5, 1}, {5, 2}, {136, anyNumber}, // tty, console, ptmx, pts
 	} {
 		rules = append(rules, deviceRule("c", d[0], d[1], "rwm"))
-	}
-	for _, text := range c.DeviceRules {
-		if rule, err := parseDeviceRule(text); err == nil { // Check has refused the others
-			rules = append(rules, rule)
-		}
 	}
 	return rules
 }

@@ -28,7 +28,7 @@ type Exec struct {
 
 // Check says what cannot be carried or is not legal; all faults are in one error.
 func (e Exec) Check() error {
-	errs := checkText(Container{Args: e.Args, Env: e.Env, User: e.User, Cwd: e.Cwd})
+	errs := CheckText(Container{Args: e.Args, Env: e.Env, User: e.User, Cwd: e.Cwd})
 	if len(e.Args) == 0 || e.Args[0] == "" {
 		errs = append(errs, errors.New("no command to run in the container"))
 	}

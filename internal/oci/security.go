@@ -123,7 +123,7 @@ func (s Security) check() []error {
 	var errs []error
 	for flag, names := range map[string][]string{"--cap-add": s.CapAdd, "--cap-drop": s.CapDrop} {
 		for _, name := range names {
-			if c := capability(name); c != allCapabilities && !slices.Contains(capabilities, c) {
+			if c := capability(name); c != allCapabilities && !IsCapability(c) {
 				errs = append(errs, fmt.Errorf("%s %q: no capability of Linux; see capabilities(7) for their names, or ALL", flag, name))
 			}
 		}
@@ -139,6 +139,9 @@ func (s Security) check() []error {
 	}
 	return errs
 }
+
+// IsCapability says whether Linux has a capability of this name, as in CAP_CHOWN.
+func IsCapability(name string) bool { return slices.Contains(capabilities, name) }
 
 const allCapabilities = "ALL"
 
@@ -188,7 +191,7 @@ func (s Security) seccomp() (*specs.LinuxSeccomp, error) {
 	}
 	profile, err := seccomp.LoadProfile(s.Seccomp, subject)
 	if err == nil && profile != nil {
-		err = checkProfile(profile)
+		err = CheckProfile(profile)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("--security-opt seccomp: the profile cannot be used: %w", err)
@@ -196,8 +199,8 @@ func (s Security) seccomp() (*specs.LinuxSeccomp, error) {
 	return profile, nil
 }
 
-// checkProfile refuses what the guest's crun would refuse, or could not do.
-func checkProfile(p *specs.LinuxSeccomp) error {
+// CheckProfile refuses what the guest's crun would refuse, or could not do.
+func CheckProfile(p *specs.LinuxSeccomp) error {
 	if p.DefaultAction == "" {
 		return errors.New("defaultAction is missing")
 	}

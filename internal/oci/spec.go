@@ -14,9 +14,9 @@ import (
 // transformer adds one aspect of a container to the guest's specification.
 type transformer func(Container, *specs.Spec)
 
-// guestSpecVersion is the version of the specification that the guest's crun gets: Debian 12's crun 1.8.1 refuses those above
+// GuestSpecVersion is the version of the specification that the guest's crun gets: Debian 12's crun 1.8.1 refuses those above
 // 1.0, and nothing newer is used.
-const guestSpecVersion = "1.0.2"
+const GuestSpecVersion = "1.0.2"
 
 // chain is applied in this order.
 var chain = []transformer{process, security, root, mounts, namespaces, resources, sysctls}
@@ -24,7 +24,7 @@ var chain = []transformer{process, security, root, mounts, namespaces, resources
 // Spec builds the specification that crun gets in the guest. process.args stays empty: the agent fills it from the
 // entrypoint file of the container's own disk.
 func Spec(c Container) *specs.Spec {
-	s := &specs.Spec{Version: guestSpecVersion, Annotations: map[string]string{}, Linux: &specs.Linux{}}
+	s := &specs.Spec{Version: GuestSpecVersion, Annotations: map[string]string{}, Linux: &specs.Linux{}}
 	for _, t := range chain {
 		t(c, s)
 	}
@@ -96,11 +96,16 @@ func access(writable bool) []string {
 	return options
 }
 
-func namespaces(_ Container, s *specs.Spec) {
-	// The network namespace is the guest's own: the microVM is the container's alone.
+func namespaces(_ Container, s *specs.Spec) { s.Linux.Namespaces = GuestNamespaces() }
+
+// GuestNamespaces are what a container gets in its guest. The network namespace is the guest's own: the microVM is the container's
+// alone.
+func GuestNamespaces() []specs.LinuxNamespace {
+	var all []specs.LinuxNamespace
 	for _, t := range []specs.LinuxNamespaceType{
 		specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace,
 	} {
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: t})
+		all = append(all, specs.LinuxNamespace{Type: t})
 	}
+	return all
 }

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -24,17 +25,35 @@ var sysctlPattern = regexp.MustCompile(`^[A-Za-z0-9_-]+([./][A-Za-z0-9_.-]+)+$`)
 func checkSysctls(sysctls map[string]string) []error {
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(sysctls)) {
-		switch path := sysctlPath(key); {
-		case !sysctlPattern.MatchString(key) || strings.Contains(path, "..") || strings.Contains(path, "//"):
-			errs = append(errs,
-				fmt.Errorf("--sysctl %q: no name of a kernel parameter; write NAME=VALUE, as in net.core.somaxconn=1024", key))
-		case path == "kernel/hostname":
+		switch name, err := SysctlName(key); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("--sysctl %q: %w; write NAME=VALUE, as in net.core.somaxconn=1024", key, err))
+		case name == HostnameSysctl:
 			errs = append(errs, fmt.Errorf("--sysctl %s: give --hostname instead", key))
-		case path == "kernel/domainname":
+		case name == DomainnameSysctl:
 			errs = append(errs, fmt.Errorf("--sysctl %s: give --domainname instead", key))
 		}
 	}
 	return errs
+}
+
+const (
+	// HostnameSysctl is the host name of a container.
+	HostnameSysctl = "kernel.hostname"
+	// DomainnameSysctl is the NIS domain name of a container.
+	DomainnameSysctl = "kernel.domainname"
+)
+
+// SysctlName is a kernel parameter's name as the guest's specification has it: with dots, wherever that is unambiguous.
+func SysctlName(key string) (string, error) {
+	path := sysctlPath(key)
+	if !sysctlPattern.MatchString(key) || strings.Contains(path, "..") || strings.Contains(path, "//") {
+		return "", errors.New("no name of a kernel parameter")
+	}
+	if !strings.Contains(path, ".") {
+		path = strings.ReplaceAll(path, "/", ".")
+	}
+	return path, nil
 }
 
 // sysctlPath is a parameter's path below /proc/sys. As in sysctl(8), the first of dot and slash in a name separates, and the other
@@ -57,17 +76,15 @@ func sysctlPath(key string) string {
 func sysctls(c Container, s *specs.Spec) {
 	s.Linux.Sysctl = map[string]string{}
 	set := func(key, value string) {
-		name := sysctlPath(key)
-		if !strings.Contains(name, ".") {
-			name = strings.ReplaceAll(name, "/", ".") // as the specification writes it, wherever that is unambiguous
+		if name, err := SysctlName(key); err == nil { // Check has refused the others
+			s.Linux.Sysctl[name] = value
 		}
-		s.Linux.Sysctl[name] = value
 	}
 	for key, value := range defaultSysctls {
 		set(key, value)
 	}
 	if c.Domainname != "" {
-		set("kernel.domainname", c.Domainname)
+		set(DomainnameSysctl, c.Domainname)
 	}
 	for key, value := range c.Sysctls {
 		set(key, value)
