@@ -31,8 +31,8 @@ type Copy struct {
 // Copies lists what the guest needs of the host's files at each start.
 func (b *Bundle) Copies() []Copy { return slices.Clone(b.copies) }
 
-// kernelTypes are file systems that the guest's kernel makes by itself.
-var kernelTypes = []string{"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs",
+// KernelTypes are file systems that the guest's kernel makes by itself.
+var KernelTypes = []string{"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs",
 	"bpf", "hugetlbfs", "configfs"}
 
 // mountKind is what becomes of a mount.
@@ -48,7 +48,7 @@ const (
 // kindOf judges one mount; why is for what is refused.
 func kindOf(m specs.Mount) (kind mountKind, why string) {
 	switch bind := isBind(m); {
-	case !bind && slices.Contains(kernelTypes, m.Type):
+	case !bind && slices.Contains(KernelTypes, m.Type):
 		return ofKernel, ""
 	case !bind:
 		return refused, fmt.Sprintf("a file system of type %q has its data on the host; mount it there and give it as a read-only bind mount, "+
@@ -57,7 +57,7 @@ func kindOf(m specs.Mount) (kind mountKind, why string) {
 		return refused, "leave its mapping of ids out (idmap): its files are copied with their own owners"
 	case path.Clean(m.Destination) == "/dev/shm" && engineFile(m, "shm"):
 		return sharedMemory, ""
-	case engineFile(m, path.Base(m.Destination)) && slices.Contains(engineFiles, path.Clean(m.Destination)):
+	case engineFile(m, path.Base(m.Destination)) && slices.Contains(EngineFiles, path.Clean(m.Destination)):
 		return copied, ""
 	case hasOption(m, "ro", "rro"):
 		return copied, ""
@@ -74,8 +74,8 @@ func hasOption(m specs.Mount, names ...string) bool {
 	return slices.ContainsFunc(m.Options, func(o string) bool { return slices.Contains(names, o) })
 }
 
-// engineFiles are what Docker and Podman always bind, writable as well.
-var engineFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/.containerenv", "/run/secrets", "/var/run/.containerenv",
+// EngineFiles are what Docker and Podman always bind, writable as well.
+var EngineFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/.containerenv", "/run/secrets", "/var/run/.containerenv",
 	"/var/run/secrets", "/etc/passwd", "/etc/group"}
 
 // containerDir is a directory that an engine has for a container: its name is the container's id, or userdata.

@@ -4,74 +4,76 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
-// checkNamespaces judges each kind of namespace: a new one, one that is there by path, and none, which is the host's. The guest's
-// kernel is the container's alone, so the host's and other containers' cannot be given; of the network only a namespace by path is
-// there to be bound, and one without a path is made.
+// Namespace is what becomes of one type of namespace. The guest's kernel is the container's alone, so the host's and other
+// containers' cannot be given; of the network, one by path is bound to the guest, and one without a path is made to be.
+type Namespace struct {
+	Type specs.LinuxNamespaceType
+	// flag is the engines' that chooses it.
+	flag string
+	// Absent is where config.json has none of the type, which means the host's; Fresh where it wants a new one; ByPath where it names
+	// one that is there.
+	Absent, Fresh, ByPath Place
+}
+
+// Namespaces are the types that there are.
+var Namespaces = []Namespace{
+	{specs.PIDNamespace, "--pid", Refused, Guest, Refused},
+	{specs.NetworkNamespace, "--network", Refused, Host, Host},
+	{specs.MountNamespace, "--mount", Met, Guest, Refused},
+	{specs.IPCNamespace, "--ipc", Refused, Guest, Refused},
+	{specs.UTSNamespace, "--uts", Refused, Guest, Refused},
+	{specs.CgroupNamespace, "--cgroupns", Met, Guest, Refused},
+	{specs.UserNamespace, "--userns", Guest, Refused, Refused},
+	{specs.TimeNamespace, "--time", Guest, Guest, Refused},
+}
+
 func checkNamespaces(b *Bundle, r *report) {
-	at := map[specs.LinuxNamespaceType]int{}
+	seen := map[specs.LinuxNamespaceType]bool{}
 	if b.Spec.Linux != nil {
 		for i, ns := range b.Spec.Linux.Namespaces {
-			where := fmt.Sprintf("linux.namespaces[%d]", i)
-			if _, ok := at[ns.Type]; ok {
-				r.refuse(where, "there is one of type %q already", ns.Type)
+			at := fmt.Sprintf("linux.namespaces[%d]", i)
+			if seen[ns.Type] {
+				r.refuse(at, "there is one of type %q already", ns.Type)
 				continue
 			}
-			at[ns.Type] = i
-			kind, known := namespaceKinds[ns.Type]
-			switch {
-			case !known:
-				r.refuse(where, "type %q is unknown; leave it out", ns.Type)
-			case ns.Type == specs.UserNamespace:
-				r.refuse(where, "%s", noUserNamespace)
-			case ns.Path != "" && ns.Type == specs.NetworkNamespace:
-				if processNamespace.MatchString(ns.Path) {
-					r.refuse(where+".path", "%s is of a running process: the network of another container (--network container:X) or of the host "+
-						"cannot be a guest's too; connect both to one network", ns.Path)
-				}
-			case ns.Path != "":
-				r.refuse(where+".path", "%s: a guest's kernel has no part in a %s namespace of the host's; leave it out (%s container:X)",
-					ns.Path, ns.Type, kind.flag)
-			}
+			seen[ns.Type] = true
+			checkNamespace(ns, at, r)
 		}
 	}
-	for _, t := range namespaceOrder {
-		if _, ok := at[t]; ok {
-			continue
-		}
-		switch kind := namespaceKinds[t]; {
-		case kind.own:
-			r.note("linux.namespaces", "none of type %s is asked for; the container has one of its guest's", t)
-		case kind.flag != "":
+	for _, n := range Namespaces {
+		switch {
+		case seen[n.Type]:
+		case n.Absent == Met:
+			r.note("linux.namespaces", "none of type %s is asked for; the container has one of its guest's", n.Type)
+		case n.Absent == Refused:
 			r.refuse("linux.namespaces", "none of type %s means the host's, which a guest has no part in; give it one of its own (no %s host)",
-				t, kind.flag)
+				n.Type, n.flag)
 		}
 	}
 }
 
-// namespaceKinds are what is known of each type of namespace.
-var namespaceKinds = map[specs.LinuxNamespaceType]struct {
-	// flag is the engines' that chooses it; empty where none does.
-	flag string
-	// own says that a container without it gets one of its guest's all the same.
-	own bool
-}{
-	specs.PIDNamespace:     {flag: "--pid"},
-	specs.NetworkNamespace: {flag: "--network"},
-	specs.MountNamespace:   {own: true},
-	specs.IPCNamespace:     {flag: "--ipc"},
-	specs.UTSNamespace:     {flag: "--uts"},
-	specs.CgroupNamespace:  {flag: "--cgroupns", own: true},
-	specs.UserNamespace:    {},
-	specs.TimeNamespace:    {},
+func checkNamespace(ns specs.LinuxNamespace, at string, r *report) {
+	i := slices.IndexFunc(Namespaces, func(n Namespace) bool { return n.Type == ns.Type })
+	switch {
+	case i < 0:
+		r.refuse(at, "type %q is unknown; leave it out", ns.Type)
+	case ns.Path == "" && Namespaces[i].Fresh != Refused:
+	case ns.Type == specs.UserNamespace:
+		r.refuse(at, "%s", noUserNamespace)
+	case Namespaces[i].ByPath == Refused:
+		r.refuse(at+".path", "%s: a guest has no part in a %s namespace of the host's; leave it out (no %s container:X)",
+			ns.Path, ns.Type, Namespaces[i].flag)
+	case processNamespace.MatchString(ns.Path):
+		r.refuse(at+".path", "%s is of a running process: the network of another container (--network container:X) or of the host cannot be "+
+			"a guest's too; connect both to one network", ns.Path)
+	}
 }
-
-var namespaceOrder = []specs.LinuxNamespaceType{specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace,
-	specs.UTSNamespace, specs.CgroupNamespace}
 
 // processNamespace is the path of a namespace by the process that is in it.
 var processNamespace = regexp.MustCompile(`^/proc/([0-9]+|self|thread-self)/(task/[0-9]+/)?ns/net$`)

@@ -1,6 +1,7 @@
-// Docs writes what is said of the command from the command itself: docs/command.md, man pages and completions.
+// Docs writes what is said of the command from the command itself: docs/command.md, man pages and completions; and what becomes of a
+// bundle's fields from their table.
 //
-//	docs -markdown docs/command.md -man build/man -completion build/completion
+//	docs -markdown docs/command.md -runtime docs/oci-runtime.md -man build/man -completion build/completion
 package main
 
 import (
@@ -28,6 +29,7 @@ var templateText string
 
 func main() {
 	markdown := flag.String("markdown", "", "write the documentation to this `file`")
+	runtime := flag.String("runtime", "", "write what becomes of a bundle's fields to this `file`")
 	man := flag.String("man", "", "write man pages to this `directory`")
 	completion := flag.String("completion", "", "write completions to this `directory`")
 	flag.Parse()
@@ -36,6 +38,13 @@ func main() {
 		text, err := commandMarkdown(cli.Command())
 		if err == nil {
 			err = os.WriteFile(*markdown, text, 0o644)
+		}
+		errs = append(errs, err)
+	}
+	if *runtime != "" {
+		text, err := runtimeMarkdown()
+		if err == nil {
+			err = os.WriteFile(*runtime, text, 0o644)
 		}
 		errs = append(errs, err)
 	}
@@ -68,8 +77,8 @@ type verb struct {
 
 type flagText struct{ Flag, Usage string }
 
-func parse() (*template.Template, error) {
-	return template.New("").Funcs(template.FuncMap{"cell": cell}).Parse(templateText)
+func parse(text string) (*template.Template, error) {
+	return template.New("").Funcs(template.FuncMap{"cell": cell}).Parse(text)
 }
 
 // cell makes a text fit for a table's cell.
@@ -78,7 +87,7 @@ func cell(s string) string {
 }
 
 func commandMarkdown(root *cobra.Command) ([]byte, error) {
-	t, err := parse()
+	t, err := parse(templateText)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +170,7 @@ func flagTexts(set *pflag.FlagSet) []flagText {
 
 // manPages writes a page for each command, of the day of SOURCE_DATE_EPOCH or of today.
 func manPages(root *cobra.Command, dir string) error {
-	t, err := parse()
+	t, err := parse(templateText)
 	if err != nil {
 		return err
 	}

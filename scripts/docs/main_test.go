@@ -25,6 +25,20 @@ func TestTheDocumentationIsWhatTheCommandSays(t *testing.T) {
 	}
 }
 
+func TestTheDocumentationOfBundlesIsTheirTable(t *testing.T) {
+	want, err := runtimeMarkdown()
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile("../../docs/oci-runtime.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(want, have) {
+		t.Error("docs/oci-runtime.md is not what internal/bundle's table says now (or was in conflict): run \"make docs\" and commit it")
+	}
+}
+
 func TestManPagesAndCompletionsAreMadeOfEveryVerb(t *testing.T) {
 	dir := t.TempDir()
 	if err := manPages(cli.Command(), dir); err != nil {
