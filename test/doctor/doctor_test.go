@@ -92,7 +92,7 @@ func parse(t *testing.T, text string, code int) report {
 
 func TestABareDebianIsToldOfEverythingThatIsMissing(t *testing.T) {
 	root := t.TempDir()
-	harness.Unpack(t, root)
+	harness.Unpack(t, os.Getenv("RUNCVM_TEST_IMAGE"), root)
 	copyFile(t, filepath.Join(harness.Bin(t), "runcvm"), filepath.Join(root, "usr/local/bin/runcvm"))
 	const script = `
 mount -t proc proc "$ROOT/proc"

@@ -23,7 +23,7 @@ import (
 // leaves it.
 func (h *Host) Derive(name string, files map[string]string, change func(*v1.Config)) {
 	h.t.Helper()
-	base := debian(h.t)
+	base := inLayout(h.t, os.Getenv("RUNCVM_TEST_IMAGE"))
 	img := base
 	if len(files) > 0 {
 		img = must(mutate.AppendLayers(base, layer(h.t, files)))(h.t)
@@ -52,9 +52,10 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
-func debian(t testing.TB) v1.Image {
+// inLayout is the image of an OCI layout that has one.
+func inLayout(t testing.TB, dir string) v1.Image {
 	t.Helper()
-	path := must(layout.FromPath(os.Getenv("RUNCVM_TEST_IMAGE")))(t)
+	path := must(layout.FromPath(dir))(t)
 	index := must(path.ImageIndex())(t)
 	manifest := must(index.IndexManifest())(t)
 	return must(index.Image(manifest.Manifests[0].Digest))(t)
@@ -84,14 +85,14 @@ func layer(t testing.TB, files map[string]string) v1.Layer {
 	return must(tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }))(t)
 }
 
-// Unpack puts the Debian image's files into a directory.
-func Unpack(t testing.TB, dir string) {
+// Unpack puts the files of the image that is the OCI layout at the path image into a directory.
+func Unpack(t testing.TB, image, dir string) {
 	t.Helper()
-	files := mutate.Extract(debian(t))
+	files := mutate.Extract(inLayout(t, image))
 	defer files.Close()
-	cmd := exec.Command("tar", "-C", dir, "--numeric-owner", "-xf", "-")
+	cmd := exec.Command("tar", "-C", dir, "--numeric-owner", "-xpf", "-")
 	cmd.Stdin = files
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("unpack the Debian image: %v: %s", err, out)
+		t.Fatalf("unpack the image: %v: %s", err, out)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/runcvm/runcvm/test/control"
 )
 
 // testCase is one set of options, for both sides.
@@ -18,7 +20,7 @@ type testCase struct {
 	// args are the probe's.
 	args []string
 	// docker changes the specification that a dockerd makes without options into the one that it makes with these.
-	docker func(*control, *specs.Spec)
+	docker func(*control.Control, *specs.Spec)
 	// seccomp is the control's profile: empty for Docker's, "unconfined", or a profile's text.
 	seccomp string
 	// file is written to a file that fileFlag names.
@@ -26,11 +28,11 @@ type testCase struct {
 }
 
 // spec is a testCase's docker that needs nothing of the control.
-func spec(change func(*specs.Spec)) func(*control, *specs.Spec) {
-	return func(_ *control, s *specs.Spec) { change(s) }
+func spec(change func(*specs.Spec)) func(*control.Control, *specs.Spec) {
+	return func(_ *control.Control, s *specs.Spec) { change(s) }
 }
 
-func caps(names ...string) func(*control, *specs.Spec) {
+func caps(names ...string) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) { setCaps(s, names) })
 }
 
@@ -39,26 +41,26 @@ func setCaps(s *specs.Spec, names []string) {
 	c.Bounding, c.Effective, c.Permitted = names, names, names
 }
 
-func addedCaps(names ...string) func(*control, *specs.Spec) {
+func addedCaps(names ...string) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) { setCaps(s, append(slices.Clone(s.Process.Capabilities.Bounding), names...)) })
 }
 
 // privileged is what dockerd does for --privileged, but for the devices.
 func privileged(s *specs.Spec) {
-	setCaps(s, allCapabilities())
-	clearOption(s, "/sys", "ro")
-	clearOption(s, "/sys/fs/cgroup", "ro")
+	setCaps(s, control.AllCapabilities())
+	control.ClearOption(s, "/sys", "ro")
+	control.ClearOption(s, "/sys/fs/cgroup", "ro")
 	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
 	s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 }
 
-func user(uid, gid uint32, groups ...uint32) func(*control, *specs.Spec) {
+func user(uid, gid uint32, groups ...uint32) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) {
 		s.Process.User = specs.User{UID: uid, GID: gid, AdditionalGids: append([]uint32{gid}, groups...)}
 	})
 }
 
-func rlimits(limits ...specs.POSIXRlimit) func(*control, *specs.Spec) {
+func rlimits(limits ...specs.POSIXRlimit) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) {
 		for _, l := range limits {
 			s.Process.Rlimits = slices.DeleteFunc(s.Process.Rlimits, func(have specs.POSIXRlimit) bool { return have.Type == l.Type })
@@ -67,21 +69,21 @@ func rlimits(limits ...specs.POSIXRlimit) func(*control, *specs.Spec) {
 	})
 }
 
-func memory(m specs.LinuxMemory) func(*control, *specs.Spec) {
+func memory(m specs.LinuxMemory) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) { s.Linux.Resources.Memory = &m })
 }
 
-func cpu(c specs.LinuxCPU) func(*control, *specs.Spec) {
+func cpu(c specs.LinuxCPU) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) { s.Linux.Resources.CPU = &c })
 }
 
-func sysctl(values map[string]string) func(*control, *specs.Spec) {
+func sysctl(values map[string]string) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) {
 		maps.Copy(s.Linux.Sysctl, values)
 	})
 }
 
-func tmpfs(destination string, options ...string) func(*control, *specs.Spec) {
+func tmpfs(destination string, options ...string) func(*control.Control, *specs.Spec) {
 	return spec(func(s *specs.Spec) {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: destination, Type: "tmpfs", Source: "tmpfs", Options: options})
 	})
@@ -98,8 +100,8 @@ func readOnly(s *specs.Spec) {
 	}
 }
 
-func both(changes ...func(*control, *specs.Spec)) func(*control, *specs.Spec) {
-	return func(c *control, s *specs.Spec) {
+func both(changes ...func(*control.Control, *specs.Spec)) func(*control.Control, *specs.Spec) {
+	return func(c *control.Control, s *specs.Spec) {
 		for _, change := range changes {
 			change(c, s)
 		}
@@ -122,7 +124,7 @@ var cases = []testCase{
 	{name: "workdir", flags: []string{"-w", "/usr/lib"}, docker: spec(func(s *specs.Spec) { s.Process.Cwd = "/usr/lib" })},
 	{name: "workdir-new", flags: []string{"-w", "/new/dir"}, docker: spec(func(s *specs.Spec) { s.Process.Cwd = "/new/dir" })},
 	{name: "env", flags: []string{"-e", "A=1", "-e", "PATH=/bin", "-e", "E=", "-e", "S=a b\"c"}, docker: spec(func(s *specs.Spec) {
-		s.Process.Env = []string{"PATH=/bin", "HOSTNAME=parity", "A=1", "E=", "S=a b\"c"}
+		s.Process.Env = []string{"PATH=/bin", "HOSTNAME=" + control.Hostname, "A=1", "E=", "S=a b\"c"}
 	})},
 	{name: "hostname-domainname", flags: []string{"--hostname", "other.name", "--domainname", "example.org"}, docker: spec(func(s *specs.Spec) {
 		s.Hostname, s.Linux.Sysctl["kernel.domainname"] = "other.name", "example.org"
@@ -144,9 +146,9 @@ var cases = []testCase{
 	{name: "cap-add-several", flags: []string{"--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE", "--cap-add", "SYS_TIME", "--cap-add", "BPF",
 		"--cap-add", "PERFMON", "--cap-add", "SYSLOG", "--cap-add", "SYS_BOOT"},
 		docker: addedCaps("CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_TIME", "CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_SYS_BOOT")},
-	{name: "cap-add-all", flags: []string{"--cap-add", "ALL"}, docker: caps(allCapabilities()...)},
+	{name: "cap-add-all", flags: []string{"--cap-add", "ALL"}, docker: caps(control.AllCapabilities()...)},
 	{name: "cap-add-all-but", flags: []string{"--cap-add", "ALL", "--cap-drop", "SYS_ADMIN"},
-		docker: caps(slices.DeleteFunc(allCapabilities(), func(c string) bool { return c == "CAP_SYS_ADMIN" })...)},
+		docker: caps(slices.DeleteFunc(control.AllCapabilities(), func(c string) bool { return c == "CAP_SYS_ADMIN" })...)},
 	{name: "cap-add-user", flags: []string{"-u", "1000:1000", "--cap-add", "SYS_ADMIN"}, docker: both(user(1000, 1000), addedCaps("CAP_SYS_ADMIN"))},
 	{name: "seccomp-unconfined", flags: []string{"--security-opt", "seccomp=unconfined"}, seccomp: "unconfined"},
 	{name: "seccomp-file", file: noUnshare, fileFlag: "--security-opt=seccomp=", seccomp: noUnshare},
@@ -160,7 +162,7 @@ var cases = []testCase{
 	{name: "labels-off", flags: []string{"--security-opt", "apparmor=unconfined", "--security-opt", "label=disable", "--userns", "host",
 		"--network", "none", "--label", "a=b", "--annotation", "c=d", "--no-healthcheck"}},
 	{name: "writable-cgroups", flags: []string{"--security-opt", "writable-cgroups=true"},
-		docker: spec(func(s *specs.Spec) { clearOption(s, "/sys/fs/cgroup", "ro") })},
+		docker: spec(func(s *specs.Spec) { control.ClearOption(s, "/sys/fs/cgroup", "ro") })},
 	{name: "privileged", flags: []string{"--privileged"}, docker: spec(privileged), seccomp: "unconfined"},
 	{name: "privileged-user", flags: []string{"--privileged", "-u", "1000:1000"}, docker: both(spec(privileged), user(1000, 1000)), seccomp: "unconfined"},
 	{name: "privileged-read-only", flags: []string{"--privileged", "--read-only"},
@@ -174,8 +176,8 @@ var cases = []testCase{
 			specs.POSIXRlimit{Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 4 << 20}, specs.POSIXRlimit{Type: "RLIMIT_FSIZE", Soft: 1e6, Hard: 1e6},
 			specs.POSIXRlimit{Type: "RLIMIT_MSGQUEUE", Soft: 1000, Hard: 1000}, specs.POSIXRlimit{Type: "RLIMIT_SIGPENDING", Soft: 100, Hard: 100})},
 	{name: "shm-size", flags: []string{"--shm-size", "16m"}, docker: spec(func(s *specs.Spec) {
-		clearOption(s, "/dev/shm", "size=67108864")
-		setOption(s, "/dev/shm", "size=16777216")
+		control.ClearOption(s, "/dev/shm", "size=67108864")
+		control.SetOption(s, "/dev/shm", "size=16777216")
 	})},
 	{name: "ipc-none", flags: []string{"--ipc", "none"}, docker: spec(func(s *specs.Spec) {
 		s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
@@ -203,9 +205,9 @@ var cases = []testCase{
 		s.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(int64(-1))}
 	})},
 	{name: "oom-score-adj", flags: []string{"--oom-score-adj", "500"}, docker: spec(func(s *specs.Spec) { s.Process.OOMScoreAdj = new(500) })},
-	{name: "init", flags: []string{"--init"}, docker: func(c *control, s *specs.Spec) {
+	{name: "init", flags: []string{"--init"}, docker: func(c *control.Control, s *specs.Spec) {
 		s.Process.Args = append([]string{"/sbin/docker-init", "--"}, s.Process.Args...)
-		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sbin/docker-init", Type: "bind", Source: filepath.Join(c.dir, "docker-init"),
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sbin/docker-init", Type: "bind", Source: filepath.Join(c.Dir, "docker-init"),
 			Options: []string{"bind", "ro"}})
 	}},
 	{name: "device-cgroup-rule", flags: []string{"--device-cgroup-rule", "c 10:229 rwm"}, docker: spec(func(s *specs.Spec) {
@@ -223,7 +225,7 @@ var cases = []testCase{
 				s.Process.NoNewPrivileges, s.Process.Cwd = true, "/tmp"
 				s.Process.Env = append(s.Process.Env, "X=y")
 				s.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(int64(100))}
-				clearOption(s, "/dev/shm", "size=67108864")
-				setOption(s, "/dev/shm", "size=1048576")
+				control.ClearOption(s, "/dev/shm", "size=67108864")
+				control.SetOption(s, "/dev/shm", "size=1048576")
 			}))},
 }

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/test/control"
 )
 
 // difference is one thing in which a container of RunCVM differs from runc's. In its patterns * stands for anything.
@@ -87,7 +89,7 @@ func flatten(into map[string]string, path string, tree any) {
 const none = "(none)"
 
 // compare reports each difference that is not in the list.
-func (l differences) compare(t *testing.T, c *control, name string, runcs, ours map[string]string) {
+func (l differences) compare(t *testing.T, c *control.Control, name string, runcs, ours map[string]string) {
 	t.Helper()
 	paths := slices.Sorted(maps.Keys(runcs))
 	for path := range ours {
@@ -101,7 +103,7 @@ func (l differences) compare(t *testing.T, c *control, name string, runcs, ours 
 		if !ok {
 			return none
 		}
-		return c.possible(t, path, v)
+		return possible(t, c, path, v)
 	}
 	for _, path := range paths {
 		a, b := get(runcs, path), get(ours, path)
@@ -143,15 +145,15 @@ func (l differences) reportUnused(t *testing.T) {
 
 // possible is a value within what runc can give on this machine, whose own rights may be few: capabilities and hard limits that the
 // machine lacks are taken from both sides.
-func (c *control) possible(t *testing.T, path, value string) string {
+func possible(t *testing.T, c *control.Control, path, value string) string {
 	t.Helper()
 	switch {
 	case strings.HasPrefix(path, "status"+separator+"Cap"):
 		if n, err := strconv.ParseUint(value, 16, 64); err == nil {
-			return fmt.Sprintf("%016x", n&c.capabilities)
+			return fmt.Sprintf("%016x", n&c.Capabilities)
 		}
-	case strings.HasPrefix(path, "limits"+separator) && c.capabilities>>unix.CAP_SYS_RESOURCE&1 == 0:
-		most := hardLimit(t, strings.TrimPrefix(path, "limits"+separator))
+	case strings.HasPrefix(path, "limits"+separator) && c.Capabilities>>unix.CAP_SYS_RESOURCE&1 == 0:
+		most := control.HardLimit(t, strings.TrimPrefix(path, "limits"+separator))
 		soft, hard, _ := strings.Cut(value, ":")
 		return within(soft, most) + ":" + within(hard, most)
 	}
@@ -167,43 +169,4 @@ func within(value string, most uint64) string {
 		return value
 	}
 	return fmt.Sprint(min(n, most))
-}
-
-// limitNumbers are the limits by their numbers (getrlimit(2)).
-var limitNumbers = map[string]int{"cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8,
-	"as": 9, "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15}
-
-func hardLimit(t *testing.T, name string) uint64 {
-	t.Helper()
-	number, ok := limitNumbers[name]
-	if !ok {
-		t.Fatalf("%s is no limit", name)
-	}
-	var l unix.Rlimit
-	if err := unix.Prlimit(0, number, nil, &l); err != nil {
-		t.Fatal(err)
-	}
-	return l.Max
-}
-
-var capabilityNames = strings.Fields(`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
-	NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
-	SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG
-	WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE`)
-
-func capabilityNumber(t *testing.T, name string) int {
-	t.Helper()
-	n := slices.Index(capabilityNames, strings.TrimPrefix(name, "CAP_"))
-	if n < 0 {
-		t.Fatalf("%s is no capability", name)
-	}
-	return n
-}
-
-func allCapabilities() []string {
-	var all []string
-	for _, name := range capabilityNames {
-		all = append(all, "CAP_"+name)
-	}
-	return all
 }

@@ -14,6 +14,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/runcvm/runcvm/test/control"
 	"github.com/runcvm/runcvm/test/harness"
 )
 
@@ -35,7 +38,10 @@ func TestAProcessFindsTheSameAsUnderRunc(t *testing.T) {
 	}
 	h.Derive(image, map[string]string{"probe": string(probe)}, nil)
 	list := readDifferences(t)
-	control := newControl(t)
+	runc := control.New(t, os.Getenv("RUNCVM_TEST_IMAGE"))
+	if err := os.WriteFile(filepath.Join(runc.Rootfs, "probe"), probe, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	files := t.TempDir()
 	var ran atomic.Int64
 	// The group ends when all of its cases have.
@@ -44,7 +50,7 @@ func TestAProcessFindsTheSameAsUnderRunc(t *testing.T) {
 			t.Run(tc.name, func(t *testing.T) {
 				t.Parallel() // two guests at a time on two processors
 				h := h.For(t)
-				args := append([]string{"run", "--rm", "--hostname", "parity"}, tc.flags...)
+				args := append([]string{"run", "--rm", "--hostname", control.Hostname}, tc.flags...)
 				if tc.file != "" {
 					path := filepath.Join(files, tc.name)
 					if err := os.WriteFile(path, []byte(tc.file), 0o600); err != nil {
@@ -54,8 +60,12 @@ func TestAProcessFindsTheSameAsUnderRunc(t *testing.T) {
 				}
 				args = append(append(args, image), probeCommand(tc.args)...)
 				ours := decode(t, []byte(h.MustRun(args...)))
-				runcs := decode(t, control.run(t, tc))
-				list.compare(t, control, tc.name, runcs, ours)
+				runcs := decode(t, runc.Run(t, probeCommand(tc.args), tc.seccomp, func(s *specs.Spec) {
+					if tc.docker != nil {
+						tc.docker(runc, s)
+					}
+				}))
+				list.compare(t, runc, tc.name, runcs, ours)
 				ran.Add(1)
 			})
 		}

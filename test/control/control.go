@@ -1,6 +1,10 @@
 //go:build e2e
 
-package parity
+// Package control runs containers under runc as a dockerd would ask it to, for tests that hold RunCVM against it.
+//
+// New comes first; Run may be called at once by several. What this machine's own rights do not allow is taken out of what runc is
+// asked for.
+package control
 
 import (
 	_ "embed"
@@ -15,8 +19,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -29,32 +31,36 @@ import (
 //go:embed testdata/docker-default.json
 var dockerDefault []byte
 
-// control runs containers under runc, as a dockerd would ask it to.
-type control struct {
-	dir string
-	// rootfs is the image's files, with the probe.
-	rootfs string
-	// capabilities are this machine's own: runc cannot give more.
-	capabilities uint64
+// Hostname is that of every container.
+const Hostname = "control"
+
+// Control runs containers under runc.
+type Control struct {
+	// Dir is where everything of it lies; Docker's init program is Dir/docker-init.
+	Dir string
+	// Rootfs is the image's files. What a test adds, containers that are run later have.
+	Rootfs string
+	// Capabilities are this machine's own, by their numbers: runc cannot give more.
+	Capabilities uint64
 }
 
-func newControl(t *testing.T) *control {
+// New unpacks the image that is the OCI layout at the path image.
+func New(t *testing.T, image string) *Control {
 	t.Helper()
 	if _, err := exec.LookPath("runc"); err != nil {
 		t.Fatalf("runc is what RunCVM is compared with; run make setup: %v", err)
 	}
-	c := &control{dir: t.TempDir(), capabilities: boundingSet(t)}
-	c.rootfs = filepath.Join(c.dir, "rootfs")
+	c := &Control{Dir: t.TempDir(), Capabilities: boundingSet(t)}
+	c.Rootfs = filepath.Join(c.Dir, "rootfs")
 	// In memory, so that an overlay's upper directory can lie beside it on any machine.
-	mount(t, "tmpfs", c.dir, "tmpfs", "mode=0755")
-	if err := os.Mkdir(c.rootfs, 0o755); err != nil {
+	mount(t, "tmpfs", c.Dir, "tmpfs", "mode=0755")
+	if err := os.Mkdir(c.Rootfs, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	unpackImage(t, c.rootfs)
-	copyFile(t, harness.Program(t, "probe"), filepath.Join(c.rootfs, "probe"))
-	copyFile(t, "/usr/bin/tini-static", filepath.Join(c.dir, "docker-init")) // the program that Docker takes
+	harness.Unpack(t, image, c.Rootfs)
+	copyFile(t, "/usr/bin/tini-static", filepath.Join(c.Dir, "docker-init")) // the program that Docker takes
 	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
-		if err := os.WriteFile(filepath.Join(c.dir, name), nil, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(c.Dir, name), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,33 +77,6 @@ func mount(t *testing.T, source, target, fstype, options string) {
 			t.Errorf("unmount %s: %v", target, err)
 		}
 	})
-}
-
-func unpackImage(t *testing.T, dir string) {
-	t.Helper()
-	path, err := layout.FromPath(os.Getenv("RUNCVM_TEST_IMAGE"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	index, err := path.ImageIndex()
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := index.Image(manifest.Manifests[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := mutate.Extract(img)
-	defer files.Close()
-	tar := exec.Command("tar", "-xpf", "-", "-C", dir)
-	tar.Stdin = files
-	if out, err := tar.CombinedOutput(); err != nil {
-		t.Fatalf("unpack the image: %v: %s", err, out)
-	}
 }
 
 func copyFile(t *testing.T, from, to string) {
@@ -134,7 +113,7 @@ func boundingSet(t *testing.T) uint64 {
 }
 
 // spec is what dockerd makes of a docker run without options, in the order of its createSpec.
-func (c *control) spec(t *testing.T, rootfs string, args []string) *specs.Spec {
+func (c *Control) spec(t *testing.T, rootfs string, args []string) *specs.Spec {
 	t.Helper()
 	s := new(specs.Spec)
 	if err := json.Unmarshal(dockerDefault, s); err != nil {
@@ -142,9 +121,9 @@ func (c *control) spec(t *testing.T, rootfs string, args []string) *specs.Spec {
 	}
 	s.Version = "1.0.2" // Debian's runc knows no later one
 	s.Root = &specs.Root{Path: rootfs}
-	s.Hostname = "parity"
+	s.Hostname = Hostname
 	s.Process.Args, s.Process.Cwd = args, "/"
-	s.Process.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME=parity"}
+	s.Process.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME=" + Hostname}
 	s.Process.User.AdditionalGids = []uint32{0}
 	score := 0
 	s.Process.OOMScoreAdj = &score
@@ -157,15 +136,15 @@ func (c *control) spec(t *testing.T, rootfs string, args []string) *specs.Spec {
 	s.Linux.Sysctl = map[string]string{"net.ipv4.ping_group_range": "0 2147483647", "net.ipv4.ip_unprivileged_port_start": "0"}
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	for _, file := range []string{"resolv.conf", "hostname", "hosts"} {
-		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc/" + file, Type: "bind", Source: filepath.Join(c.dir, file),
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc/" + file, Type: "bind", Source: filepath.Join(c.Dir, file),
 			Options: []string{"rbind", "rprivate"}})
 	}
-	setOption(s, "/dev/shm", "size=67108864")
+	SetOption(s, "/dev/shm", "size=67108864")
 	return s
 }
 
 // finish is what follows from the rest: the system call filter from the capabilities, and what this machine cannot give.
-func (c *control) finish(t *testing.T, s *specs.Spec, filter string) {
+func (c *Control) finish(t *testing.T, s *specs.Spec, filter string) {
 	t.Helper()
 	var err error
 	switch filter {
@@ -179,9 +158,9 @@ func (c *control) finish(t *testing.T, s *specs.Spec, filter string) {
 		t.Fatal(err)
 	}
 	for _, set := range []*[]string{&s.Process.Capabilities.Bounding, &s.Process.Capabilities.Effective, &s.Process.Capabilities.Permitted} {
-		*set = slices.DeleteFunc(slices.Clone(*set), func(name string) bool { return c.capabilities>>capabilityNumber(t, name)&1 == 0 })
+		*set = slices.DeleteFunc(slices.Clone(*set), func(name string) bool { return c.Capabilities>>CapabilityNumber(t, name)&1 == 0 })
 	}
-	if c.capabilities>>unix.CAP_SYS_RESOURCE&1 == 0 {
+	if c.Capabilities>>unix.CAP_SYS_RESOURCE&1 == 0 {
 		for i := range s.Process.Rlimits {
 			clamp(t, &s.Process.Rlimits[i])
 		}
@@ -191,32 +170,34 @@ func (c *control) finish(t *testing.T, s *specs.Spec, filter string) {
 // clamp takes a limit down to what this machine has.
 func clamp(t *testing.T, r *specs.POSIXRlimit) {
 	t.Helper()
-	most := hardLimit(t, strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_")))
+	most := HardLimit(t, strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_")))
 	r.Soft, r.Hard = min(r.Soft, most), min(r.Hard, most)
 }
 
-// run runs a container and returns what its process wrote.
-func (c *control) run(t *testing.T, tc testCase) []byte {
+// Run runs a container and returns what its process wrote to standard output and error. change is what the container's options make
+// of the specification of one without any, nil is nothing. filter is the system call filter: empty for Docker's, "unconfined", or a
+// profile's text.
+func (c *Control) Run(t *testing.T, args []string, filter string, change func(*specs.Spec)) []byte {
 	t.Helper()
-	bundle, err := os.MkdirTemp(c.dir, "bundle-")
+	bundle, err := os.MkdirTemp(c.Dir, "bundle-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := "runcvm-parity-" + filepath.Base(bundle) + "-" + strconv.Itoa(os.Getpid())
+	id := "runcvm-control-" + filepath.Base(bundle) + "-" + strconv.Itoa(os.Getpid())
 	rootfs := filepath.Join(bundle, "merged")
 	for _, dir := range []string{"upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(bundle, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mount(t, "overlay", rootfs, "overlay", fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", c.rootfs,
+	mount(t, "overlay", rootfs, "overlay", fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", c.Rootfs,
 		filepath.Join(bundle, "upper"), filepath.Join(bundle, "work")))
-	s := c.spec(t, rootfs, probeCommand(tc.args))
+	s := c.spec(t, rootfs, args)
 	s.Linux.CgroupsPath = "/" + id
-	if tc.docker != nil {
-		tc.docker(c, s)
+	if change != nil {
+		change(s)
 	}
-	c.finish(t, s, tc.seccomp)
+	c.finish(t, s, filter)
 	b, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +209,7 @@ func (c *control) run(t *testing.T, tc testCase) []byte {
 }
 
 // runc runs a bundle as containerd's shim does: detached, with the standard files handed down as they are.
-func (c *control) runc(t *testing.T, bundle, id string) []byte {
+func (c *Control) runc(t *testing.T, bundle, id string) []byte {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -240,7 +221,7 @@ func (c *control) runc(t *testing.T, bundle, id string) []byte {
 		b, _ := io.ReadAll(r) // what is missing is found by its reader
 		output <- b
 	}()
-	state := filepath.Join(c.dir, "state")
+	state := filepath.Join(c.Dir, "state")
 	log := filepath.Join(bundle, "runc.log")
 	cmd := exec.CommandContext(t.Context(), "runc", "--root", state, "--log", log, "run", "--detach", "--bundle", bundle, id)
 	cmd.Stdout, cmd.Stderr = w, w
@@ -258,8 +239,8 @@ func (c *control) runc(t *testing.T, bundle, id string) []byte {
 	return <-output // it ends with the container
 }
 
-// setOption adds mount options.
-func setOption(s *specs.Spec, destination string, options ...string) {
+// SetOption adds mount options.
+func SetOption(s *specs.Spec, destination string, options ...string) {
 	for i := range s.Mounts {
 		if s.Mounts[i].Destination == destination {
 			s.Mounts[i].Options = append(s.Mounts[i].Options, options...)
@@ -267,8 +248,8 @@ func setOption(s *specs.Spec, destination string, options ...string) {
 	}
 }
 
-// clearOption takes a mount option away.
-func clearOption(s *specs.Spec, destination, option string) {
+// ClearOption takes a mount option away.
+func ClearOption(s *specs.Spec, destination, option string) {
 	for i := range s.Mounts {
 		if s.Mounts[i].Destination == destination {
 			s.Mounts[i].Options = slices.DeleteFunc(s.Mounts[i].Options, func(o string) bool { return o == option })
