@@ -198,7 +198,7 @@ func TestLoadLooksAtWhatTheBundleNames(t *testing.T) {
 		t.Fatal("taken")
 	}
 	for _, want := range []string{"elsewhere: it is missing on the host", "/nowhere: it is missing on the host", "a device of the host's",
-		"the host's /proc", "is the host's, which a guest has no part in"} {
+		"the host's /proc", "it is the host's, which a guest has no part in"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in\n%v", want, err)
 		}

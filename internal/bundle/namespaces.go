@@ -97,14 +97,20 @@ func (b *Bundle) lookAtNetwork(r *report) {
 	if fresh {
 		return
 	}
-	var theirs, ours unix.Stat_t
-	if err := unix.Stat(path, &theirs); err != nil {
-		r.refuse("linux.namespaces", "the network namespace %s: %s", path, reason(err))
+	refuse := func(why string) { r.refuse("linux.namespaces", "the network namespace %s: %s", path, why) }
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		refuse(reason(err))
 		return
 	}
-	if err := unix.Stat("/proc/self/ns/net", &ours); err == nil && theirs.Dev == ours.Dev && theirs.Ino == ours.Ino {
-		r.refuse("linux.namespaces", "the network namespace %s is the host's, which a guest has no part in; "+
-			"give the container a network of its own (no --network host)", path)
+	defer unix.Close(fd)
+	if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		refuse("it is none; name one of those that `ip netns` and engines make")
+		return
+	}
+	var theirs, ours unix.Stat_t
+	if unix.Fstat(fd, &theirs) == nil && unix.Stat("/proc/self/ns/net", &ours) == nil && theirs.Dev == ours.Dev && theirs.Ino == ours.Ino {
+		refuse("it is the host's, which a guest has no part in; give the container a network of its own (no --network host)")
 	}
 }
 
