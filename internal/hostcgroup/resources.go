@@ -1,0 +1,209 @@
+package hostcgroup
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/cgroups"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+const (
+	// maxTasks bounds the threads of monitor, VMM and helpers together. QEMU has up to 64 threads for its disks and one for each
+	// processor, Firecracker fewer; a Go program has some 10, and more while its files are slow.
+	maxTasks = 1024
+	// defaultPeriod is the period of a CPU quota in microseconds, the kernel's default.
+	defaultPeriod = 100_000
+)
+
+// hostResources is what of the container's resources the host holds, without the quota of processor time. The container's devices,
+// number of processes, huge pages, and files of cgroup v2 are the guest's alone.
+func hostResources(o Options) *cgroups.Resources {
+	tasks := int64(maxTasks)
+	r := &cgroups.Resources{
+		// It is for the sake of device rules, and there are none: the VMM needs /dev/kvm and others.
+		SkipFreezeOnSet: true,
+		Memory:          o.GuestMemory + o.Overhead.memory(o.GuestMemory),
+		PidsLimit:       &tasks,
+	}
+	from := o.Resources
+	if from == nil {
+		return r
+	}
+	if m := from.Memory; m != nil {
+		if m.Swap != nil && m.Limit != nil && *m.Swap >= *m.Limit {
+			r.MemorySwap = r.Memory + *m.Swap - *m.Limit
+		} else if m.Swap != nil && *m.Swap == -1 {
+			r.MemorySwap = -1
+		}
+		if m.Reservation != nil && *m.Reservation > 0 {
+			r.MemoryReservation = min(*m.Reservation+o.Overhead.memory(o.GuestMemory), r.Memory)
+		}
+		r.MemorySwappiness = m.Swappiness
+	}
+	if cpu := from.CPU; cpu != nil {
+		if cpu.Shares != nil {
+			r.CpuShares = *cpu.Shares
+			r.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*cpu.Shares)
+		}
+		r.CPUIdle = cpu.Idle
+		r.CpusetCpus, r.CpusetMems = cpu.Cpus, cpu.Mems
+	}
+	blockIO(r, from.BlockIO)
+	return r
+}
+
+// blockIO takes over the limits of block devices, which are the host's: it is the VMM that reads and writes there.
+func blockIO(r *cgroups.Resources, from *specs.LinuxBlockIO) {
+	if from == nil {
+		return
+	}
+	if from.Weight != nil {
+		r.BlkioWeight = *from.Weight
+	}
+	if from.LeafWeight != nil {
+		r.BlkioLeafWeight = *from.LeafWeight
+	}
+	for _, d := range from.WeightDevice {
+		var weight, leaf uint16
+		if d.Weight != nil {
+			weight = *d.Weight
+		}
+		if d.LeafWeight != nil {
+			leaf = *d.LeafWeight
+		}
+		r.BlkioWeightDevice = append(r.BlkioWeightDevice, cgroups.NewWeightDevice(d.Major, d.Minor, weight, leaf))
+	}
+	r.BlkioThrottleReadBpsDevice = throttles(from.ThrottleReadBpsDevice)
+	r.BlkioThrottleWriteBpsDevice = throttles(from.ThrottleWriteBpsDevice)
+	r.BlkioThrottleReadIOPSDevice = throttles(from.ThrottleReadIOPSDevice)
+	r.BlkioThrottleWriteIOPSDevice = throttles(from.ThrottleWriteIOPSDevice)
+}
+
+func throttles(from []specs.LinuxThrottleDevice) []*cgroups.ThrottleDevice {
+	var to []*cgroups.ThrottleDevice
+	for _, d := range from {
+		to = append(to, cgroups.NewThrottleDevice(d.Major, d.Minor, d.Rate))
+	}
+	return to
+}
+
+// quota is the container's quota of processor time with the VMM's margin; nil where the container has none, or takes none away.
+func quota(from *specs.LinuxResources) *cgroups.Resources {
+	if from == nil || from.CPU == nil || from.CPU.Quota == nil || *from.CPU.Quota == 0 {
+		return nil
+	}
+	r := &cgroups.Resources{SkipFreezeOnSet: true, CpuQuota: -1, CpuPeriod: defaultPeriod}
+	if p := from.CPU.Period; p != nil && *p > 0 {
+		r.CpuPeriod = *p
+	}
+	if q := *from.CPU.Quota; q > 0 {
+		r.CpuQuota = q + CPUMargin(q, r.CpuPeriod)
+		r.CpuBurst = from.CPU.Burst
+	}
+	return r
+}
+
+// keepSupported takes out what the kernel has no controller for, and says so.
+func keepSupported(r *cgroups.Resources, has func(controller, v1, v2 string) bool) (notes []string) {
+	lacks := func(used bool, controller, v1, v2, what string) bool {
+		if !used || has(controller, v1, v2) {
+			return false
+		}
+		notes = append(notes, fmt.Sprintf("%s: the host's kernel has no cgroup controller for it", what))
+		return true
+	}
+	if lacks(r.Memory != 0, "memory", "memory.limit_in_bytes", "memory.max", "the limit of the microVM's memory") {
+		r.Memory, r.MemorySwap, r.MemoryReservation, r.MemorySwappiness = 0, 0, 0, nil
+	}
+	if lacks(r.MemorySwap != 0, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max", "linux.resources.memory.swap") {
+		r.MemorySwap = 0
+	}
+	if lacks(r.PidsLimit != nil, "pids", "pids.max", "pids.max", "the limit of the VMM's threads") {
+		r.PidsLimit = nil
+	}
+	if lacks(r.CpuShares != 0 || r.CpuWeight != 0, "cpu", "cpu.shares", "cpu.weight", "linux.resources.cpu.shares") {
+		r.CpuShares, r.CpuWeight = 0, 0
+	}
+	if lacks(r.CPUIdle != nil, "cpu", "cpu.idle", "cpu.idle", "linux.resources.cpu.idle") {
+		r.CPUIdle = nil
+	}
+	if lacks(r.CpuQuota != 0, "cpu", "cpu.cfs_quota_us", "cpu.max", "linux.resources.cpu.quota") {
+		r.CpuQuota, r.CpuPeriod, r.CpuBurst = 0, 0, nil
+	}
+	if lacks(r.CpusetCpus != "" || r.CpusetMems != "", "cpuset", "cpuset.cpus", "cpuset.cpus", "linux.resources.cpu.cpus") {
+		r.CpusetCpus, r.CpusetMems = "", ""
+	}
+	return notes
+}
+
+// merge is an update of resources: what is not there stays.
+func merge(was, change *specs.LinuxResources) *specs.LinuxResources {
+	merged := &specs.LinuxResources{}
+	if was != nil {
+		*merged = *was
+	}
+	if change == nil {
+		return merged
+	}
+	if c := change.CPU; c != nil {
+		cpu := specs.LinuxCPU{}
+		if merged.CPU != nil {
+			cpu = *merged.CPU
+		}
+		keep(&cpu.Shares, c.Shares)
+		keep(&cpu.Quota, c.Quota)
+		keep(&cpu.Burst, c.Burst)
+		keep(&cpu.Period, c.Period)
+		if c.Idle != nil {
+			cpu.Idle = c.Idle
+		}
+		if c.Cpus != "" {
+			cpu.Cpus = c.Cpus
+		}
+		if c.Mems != "" {
+			cpu.Mems = c.Mems
+		}
+		merged.CPU = &cpu
+	}
+	if m := change.Memory; m != nil {
+		memory := specs.LinuxMemory{}
+		if merged.Memory != nil {
+			memory = *merged.Memory
+		}
+		keep(&memory.Limit, m.Limit)
+		keep(&memory.Reservation, m.Reservation)
+		keep(&memory.Swap, m.Swap)
+		merged.Memory = &memory
+	}
+	if change.Pids != nil {
+		merged.Pids = change.Pids
+	}
+	if b := change.BlockIO; b != nil {
+		block := specs.LinuxBlockIO{}
+		if merged.BlockIO != nil {
+			block = *merged.BlockIO
+		}
+		keep(&block.Weight, b.Weight)
+		keep(&block.LeafWeight, b.LeafWeight)
+		keepList(&block.WeightDevice, b.WeightDevice)
+		keepList(&block.ThrottleReadBpsDevice, b.ThrottleReadBpsDevice)
+		keepList(&block.ThrottleWriteBpsDevice, b.ThrottleWriteBpsDevice)
+		keepList(&block.ThrottleReadIOPSDevice, b.ThrottleReadIOPSDevice)
+		keepList(&block.ThrottleWriteIOPSDevice, b.ThrottleWriteIOPSDevice)
+		merged.BlockIO = &block
+	}
+	return merged
+}
+
+func keepList[T any](to *[]T, from []T) {
+	if len(from) > 0 {
+		*to = from
+	}
+}
+
+// keep takes a new value where there is one. Engines send 0 for what they do not change.
+func keep[T int64 | uint64 | uint16](to **T, from *T) {
+	if from != nil && *from != 0 {
+		*to = from
+	}
+}
