@@ -43,7 +43,12 @@ type Bundle struct {
 
 // Load reads the bundle in dir and says what of it cannot be given: all faults are in one error, each with the field's path and
 // what to do instead.
-func Load(dir string) (*Bundle, error) {
+func Load(dir string) (*Bundle, error) { return load(dir, (*Bundle).lookAtNetwork) }
+
+// Reload is Load for a process that is in the container's network namespace already, and so cannot tell it from the host's.
+func Reload(dir string) (*Bundle, error) { return load(dir, func(*Bundle, *report) {}) }
+
+func load(dir string, lookAtNetwork func(*Bundle, *report)) (*Bundle, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
@@ -58,6 +63,7 @@ func Load(dir string) (*Bundle, error) {
 	}
 	b.Dir = dir
 	b.look(r)
+	lookAtNetwork(b, r)
 	if err := r.err(); err != nil {
 		return nil, fmt.Errorf("%s cannot be run as it is:\n%w", filepath.Join(dir, configFile), err)
 	}
@@ -134,7 +140,6 @@ func (b *Bundle) look(r *report) {
 			r.refuse("root.path", "%s is no directory", b.Rootfs)
 		}
 	}
-	b.lookAtNetwork(r)
 	b.lookAtMounts(r)
 }
 

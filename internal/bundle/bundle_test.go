@@ -205,6 +205,30 @@ func TestLoadLooksAtWhatTheBundleNames(t *testing.T) {
 	}
 }
 
+func TestReloadInTheContainersNetwork(t *testing.T) {
+	b, _ := example(t, "runc-1.1-spec")
+	b.Spec.Linux.Namespaces = slices.DeleteFunc(b.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	path := filepath.Join(t.TempDir(), "net")
+	if err := os.Symlink("/proc/self/ns/net", path); err != nil {
+		t.Fatal(err)
+	}
+	b.Spec.Linux.Namespaces = append(b.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path})
+	dir := write(t, b.Spec)
+	if err := os.Mkdir(filepath.Join(dir, "rootfs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "it is the host's") {
+		t.Errorf("%v", err)
+	}
+	got, err := Reload(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if where, fresh := got.NetworkNamespace(); where != path || fresh {
+		t.Errorf("%s, %t", where, fresh)
+	}
+}
+
 func TestConfigsThatAreNone(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "not found") || strings.Contains(err.Error(), "no such file") {
