@@ -43,12 +43,12 @@ type Bundle struct {
 
 // Load reads the bundle in dir and says what of it cannot be given: all faults are in one error, each with the field's path and
 // what to do instead.
-func Load(dir string) (*Bundle, error) { return load(dir, (*Bundle).lookAtNetwork) }
+//
+// A monitor is the first process of its pid namespace and lives in the container's network namespace, which it cannot tell from the
+// host's: whoever runs a monitor has looked at that before.
+func Load(dir string) (*Bundle, error) { return load(dir, os.Getpid() == 1) }
 
-// Reload is Load for a process that is in the container's network namespace already, and so cannot tell it from the host's.
-func Reload(dir string) (*Bundle, error) { return load(dir, func(*Bundle, *report) {}) }
-
-func load(dir string, lookAtNetwork func(*Bundle, *report)) (*Bundle, error) {
+func load(dir string, monitor bool) (*Bundle, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
@@ -63,7 +63,9 @@ func load(dir string, lookAtNetwork func(*Bundle, *report)) (*Bundle, error) {
 	}
 	b.Dir = dir
 	b.look(r)
-	lookAtNetwork(b, r)
+	if !monitor {
+		b.lookAtNetwork(r)
+	}
 	if err := r.err(); err != nil {
 		return nil, fmt.Errorf("%s cannot be run as it is:\n%w", filepath.Join(dir, configFile), err)
 	}

@@ -205,7 +205,7 @@ func TestLoadLooksAtWhatTheBundleNames(t *testing.T) {
 	}
 }
 
-func TestReloadInTheContainersNetwork(t *testing.T) {
+func TestAMonitorIsInTheContainersNetworkAlready(t *testing.T) {
 	b, _ := example(t, "runc-1.1-spec")
 	b.Spec.Linux.Namespaces = slices.DeleteFunc(b.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
 	path := filepath.Join(t.TempDir(), "net")
@@ -217,10 +217,10 @@ func TestReloadInTheContainersNetwork(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "rootfs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "it is the host's") {
+	if _, err := load(dir, false); err == nil || !strings.Contains(err.Error(), "it is the host's") {
 		t.Errorf("%v", err)
 	}
-	got, err := Reload(dir)
+	got, err := load(dir, true)
 	if err != nil {
 		t.Fatal(err)
 	}
