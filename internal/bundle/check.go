@@ -255,11 +255,6 @@ func checkPaths(b *Bundle, r *report) {
 	if p := b.Spec.Linux.Personality; p != nil && p.Domain != specs.PerLinux && p.Domain != specs.PerLinux32 {
 		r.refuse("linux.personality.domain", "%q; it is %s or %s", p.Domain, specs.PerLinux, specs.PerLinux32)
 	}
-	for clock := range b.Spec.Linux.TimeOffsets {
-		if clock != "monotonic" && clock != "boottime" {
-			r.refuse(fmt.Sprintf("linux.timeOffsets[%q]", clock), "only monotonic and boottime have an offset")
-		}
-	}
 }
 
 var propagations = []string{"private", "shared", "slave", "unbindable"}

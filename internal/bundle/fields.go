@@ -155,8 +155,7 @@ var Fields = slices.Concat([]Field{
 		{"linux.memoryPolicy", Refused, "the guest has one memory node; give linux.resources.cpu.mems for the host's"},
 		{"linux.personality.domain", Guest, ""},
 		{"linux.personality.flags", Refused, "Linux defines none; leave them out"},
-		{"linux.timeOffsets{}.secs", Guest, ""},
-		{"linux.timeOffsets{}.nanosecs", Guest, ""},
+		{"linux.timeOffsets", Refused, "the guest's crun sets none; leave them out"},
 
 		{"solaris", Refused, otherPlatform},
 		{"windows", Refused, otherPlatform},

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -95,23 +94,7 @@ func hooks(b *Bundle, s *specs.Spec) {
 	}
 }
 
-func namespaces(b *Bundle, s *specs.Spec) {
-	s.Linux.Namespaces = oci.GuestNamespaces()
-	if slices.ContainsFunc(b.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.TimeNamespace }) {
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
-	}
-	var offsets strings.Builder
-	for _, clock := range slices.Sorted(maps.Keys(b.Spec.Linux.TimeOffsets)) {
-		o := b.Spec.Linux.TimeOffsets[clock]
-		fmt.Fprintf(&offsets, "%s %d %d\n", clock, o.Secs, o.Nanosecs)
-	}
-	if offsets.Len() > 0 {
-		s.Annotations[crunTimeOffsets] = offsets.String()
-	}
-}
-
-// crunTimeOffsets is how crun takes them before it knew the field (crun(1)).
-const crunTimeOffsets = crunAnnotations + "timens_offset"
+func namespaces(_ *Bundle, s *specs.Spec) { s.Linux.Namespaces = oci.GuestNamespaces() }
 
 func security(b *Bundle, s *specs.Spec) {
 	l := b.Spec.Linux
