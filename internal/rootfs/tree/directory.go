@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
+	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/rootfs/erofs"
@@ -22,22 +26,46 @@ import (
 // change meanwhile; where that shows it is an error. A mount point below it is refused: whether what is mounted there
 // belongs to the tree is not for us to guess.
 func ReadDirectory(ctx context.Context, path string, b *erofs.Builder) (*erofs.Inode, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err
 	}
-	defer unix.Close(fd)
+	defer f.Close()
+	return Read(ctx, f, b, Options{})
+}
+
+// Options say what a directory of the host is, and how much of it may be read.
+type Options struct {
+	// Upper says that it is the upper layer, or one lower layer, of an overlay; nil for any other directory.
+	Upper *Upper
+	// Mounts says that what is mounted below the directory belongs to it; else a mount point is an error.
+	Mounts bool
+	// Whiteouts says that a character device 0:0 is one like any other: nobody lays an overlay over the tree.
+	Whiteouts bool
+	// Room is what the tree may take; nil for DefaultLimits.
+	Room *Room
+}
+
+// Read is ReadDirectory of an open directory. Nothing but what lies below it is ever opened, whatever becomes of it meanwhile:
+// no path goes through a symbolic link.
+func Read(ctx context.Context, dir *os.File, b *erofs.Builder, o Options) (*erofs.Inode, error) {
+	if o.Room == nil {
+		o.Room = NewRoom(DefaultLimits.Size, DefaultLimits.Entries)
+	}
+	src := &source{root: int(dir.Fd()), name: dir.Name(), upper: o.Upper, mounts: o.Mounts, whiteouts: o.Whiteouts}
 	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
-		return nil, fmt.Errorf("stat %s: %w", path, err)
+	if err := unix.Statx(src.root, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", src.name, err)
 	}
-	root := inodeOf(&st)
-	if root.Xattrs, err = xattrsOf(fmt.Sprintf("/proc/self/fd/%d/.", fd)); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	w := &walker{ctx: ctx, b: b, links: map[fileID]*erofs.Inode{}}
+	w := &walker{ctx: ctx, b: b, room: o.Room, links: map[fileID]*erofs.Inode{}}
 	w.wake = sync.NewCond(&w.mu)
-	w.jobs = []job{{path, root}}
+	root := inodeOf(&st)
+	first := job{src, ".", root}
+	err := src.attributes(&first, src.root, ".")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", src.name, err)
+	}
+	w.jobs = []job{first}
 	stop := context.AfterFunc(ctx, func() { w.fail(ctx.Err()) })
 	defer stop()
 	var g sync.WaitGroup
@@ -45,7 +73,30 @@ func ReadDirectory(ctx context.Context, path string, b *erofs.Builder) (*erofs.I
 		g.Go(w.work)
 	}
 	g.Wait()
+	runtime.KeepAlive(dir)
 	return root, w.err
+}
+
+// Room is what is left for the trees that share it. It may be used by goroutines at the same time.
+type Room struct {
+	size, entries         atomic.Int64
+	maxSize, maxEntries int64
+}
+
+// NewRoom returns room for so many bytes in files, holes counted, and so many files and directories.
+func NewRoom(size, entries int64) *Room { return &Room{maxSize: size, maxEntries: entries} }
+
+// ErrRoom says that a directory is larger than it may be.
+var ErrRoom = errors.New("it is too large")
+
+func (r *Room) take(size int64) error {
+	if r.entries.Add(1) > r.maxEntries {
+		return fmt.Errorf("%w: more than %d files and directories", ErrRoom, r.maxEntries)
+	}
+	if size > r.maxSize || r.size.Add(size) > r.maxSize {
+		return fmt.Errorf("%w: more than %s in files", ErrRoom, units.BytesSize(float64(r.maxSize)))
+	}
+	return nil
 }
 
 // WriteDirectory makes an EROFS disk of a directory of the host in f, which must be empty, as ReadDirectory reads it. The file
@@ -70,15 +121,36 @@ type fileID struct {
 	ino          uint64
 }
 
+// source is a directory whose tree is read.
+type source struct {
+	root int    // its descriptor
+	name string // for errors
+
+	upper             *Upper
+	mounts, whiteouts bool
+}
+
+// open opens what lies at a path below the directory.
+func (s *source) open(path string, flags uint64) (int, error) {
+	return unix.Openat2(s.root, path, &unix.OpenHow{
+		Flags:   flags | unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
 // job is a directory to read.
 type job struct {
-	path string
+	src  *source
+	path string // below src
 	node *erofs.Inode
 }
 
+func (j job) join(name string) string { return filepath.Join(j.src.name, j.path, name) }
+
 type walker struct {
-	ctx context.Context
-	b   *erofs.Builder
+	ctx  context.Context
+	b    *erofs.Builder
+	room *Room
 
 	mu    sync.Mutex
 	wake  *sync.Cond // jobs, busy or err changed
@@ -142,27 +214,26 @@ func (w *walker) work() {
 
 // readDir reads one directory and its files, and returns the directories in it.
 func (w *walker) readDir(data *erofs.DataWriter, j job) ([]job, error) {
-	fd, err := unix.Open(j.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := j.src.open(j.path, unix.O_DIRECTORY)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", j.path, err)
+		return nil, fmt.Errorf("open %s: %w", j.join(""), err)
 	}
 	defer unix.Close(fd)
 	names, err := readNames(fd)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", j.path, err)
+		return nil, fmt.Errorf("read %s: %w", j.join(""), err)
 	}
 	var found []job
 	for _, name := range names {
 		if err := w.ctx.Err(); err != nil {
 			return nil, err
 		}
-		path := filepath.Join(j.path, name)
-		n, err := w.readFile(data, fd, name, path)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+		sub := job{src: j.src, path: filepath.Join(j.path, name)}
+		if err := w.readFile(data, fd, name, &sub); err != nil {
+			return nil, fmt.Errorf("%s: %w", j.join(name), err)
 		}
-		if j.node.Children[name] = n; n.IsDir() {
-			found = append(found, job{path, n})
+		if j.node.Children[name] = sub.node; sub.node.IsDir() {
+			found = append(found, sub)
 		}
 	}
 	return found, nil
@@ -185,17 +256,18 @@ func readNames(fd int) ([]string, error) {
 
 // readFile makes the inode of a file, with its content. A directory gets its entries later. Of a file with several names the
 // first to come makes the inode; the others get it while it may not be complete.
-func (w *walker) readFile(data *erofs.DataWriter, dir int, name, path string) (*erofs.Inode, error) {
+func (w *walker) readFile(data *erofs.DataWriter, dir int, name string, j *job) error {
 	var st unix.Statx_t
 	if err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st); err != nil {
-		return nil, fmt.Errorf("stat: %w", err)
+		return fmt.Errorf("stat: %w", err)
 	}
-	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
-		return nil, errors.New("is a mount point: unmount it, or import a tar made with --one-file-system")
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 && !j.src.mounts {
+		return errors.New("is a mount point: unmount it, or import a tar made with --one-file-system")
 	}
 	n := inodeOf(&st)
-	if n.Mode&unix.S_IFMT == unix.S_IFCHR && n.Major == 0 && n.Minor == 0 {
-		return nil, errors.New("is a character device 0:0, which overlayfs in the guest would take for a whiteout: remove it")
+	j.node = n
+	if isWhiteout(n) && j.src.upper == nil && !j.src.whiteouts {
+		return errors.New("is a character device 0:0, which overlayfs in the guest would take for a whiteout: remove it")
 	}
 	if !n.IsDir() && st.Nlink > 1 {
 		id := fileID{st.Dev_major, st.Dev_minor, st.Ino}
@@ -206,23 +278,44 @@ func (w *walker) readFile(data *erofs.DataWriter, dir int, name, path string) (*
 		}
 		w.mu.Unlock()
 		if known != nil {
-			return known, nil
+			j.node = known
+			return nil
 		}
 	}
-	var err error
-	if n.Xattrs, err = xattrsOf(path); err != nil {
-		return nil, err
+	var size int64
+	if n.IsRegular() {
+		size = int64(min(st.Size, math.MaxInt64))
 	}
+	if err := w.room.take(size); err != nil {
+		return err
+	}
+	from := j.src
+	err := from.attributes(j, dir, name)
 	switch {
+	case err != nil:
 	case n.IsSymlink():
 		n.Target, err = readlink(dir, name)
+	case n.IsRegular() && j.src != from:
+		n.Data, err = j.src.readContent(data, j.path)
 	case n.IsRegular() && st.Size > 0:
 		n.Data, err = readContent(data, dir, name, &st)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return n, n.Check(name)
+	return n.Check(name)
+}
+
+// attributes reads a file's extended attributes. What only its overlay knows of it changes the job: see Upper.
+func (s *source) attributes(j *job, dir int, name string) error {
+	all, err := xattrsOf(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name))
+	if err != nil || s.upper == nil {
+		j.node.Xattrs = slices.DeleteFunc(all, func(x erofs.Xattr) bool {
+			return strings.HasPrefix(x.Name, overlayNotes) // overlayfs's own notes are no part of the tree
+		})
+		return err
+	}
+	return s.upper.interpret(j, all)
 }
 
 // inodeOf makes an inode of what stat says.
@@ -264,10 +357,6 @@ func xattrsOf(path string) ([]erofs.Xattr, error) {
 	var attrs []erofs.Xattr
 	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
 	for name := range bytes.SplitSeq(bytes.TrimSuffix(list[:n], []byte{0}), []byte{0}) {
-		// overlayfs's own notes are no part of the tree.
-		if strings.HasPrefix(string(name), "trusted.overlay.") {
-			continue
-		}
 		n, err := unix.Lgetxattr(path, string(name), value)
 		if err != nil {
 			return nil, fmt.Errorf("read extended attribute %q: %w", name, err)
@@ -279,12 +368,17 @@ func xattrsOf(path string) ([]erofs.Xattr, error) {
 
 // readContent stores a file's content; of a sparse file only what is not a hole is read.
 func readContent(data *erofs.DataWriter, dir int, name string, st *unix.Statx_t) (erofs.Data, error) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	// Without O_NONBLOCK the open of what has become a FIFO meanwhile would wait for ever.
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return erofs.Data{}, fmt.Errorf("open: %w", err)
 	}
 	defer unix.Close(fd)
-	f := file(fd)
+	return storeContent(data, file(fd), st)
+}
+
+// storeContent stores the content of an open file.
+func storeContent(data *erofs.DataWriter, f file, st *unix.Statx_t) (_ erofs.Data, err error) {
 	size := int64(st.Size)
 	var d erofs.Data
 	if int64(st.Blocks)*512 < size {
