@@ -6,6 +6,8 @@
 // Start, then Wait and Signal, Shutdown last.
 package guestapi
 
+import "strconv"
+
 // vsock ports of the agent, and the only peer it accepts.
 const (
 	// PortAgent serves the ttrpc service Agent.
@@ -32,6 +34,17 @@ const (
 	UpperDir = "upper"
 	WorkDir  = "work"
 )
+
+// BindsDir, at the root of the disk of a start (CreateRequest.start_uuid), holds copies of the host's files and directories that the
+// container's specification mounts; beside it, UpperDir is a layer between the image disk and the overlay's upper directory.
+const BindsDir = "binds"
+
+// BindSource returns what stands for copy number i as the source of a mount in the staged specification. A mount with the option
+// "ro" is of the copy itself; without, the copy must be of a file, and the container gets one of its own, for this start.
+func BindSource(i int) string { return BindPrefix + strconv.Itoa(i) }
+
+// BindPrefix begins the sources that BindSource returns.
+const BindPrefix = "/" + StageDir + "/" + BindsDir + "/"
 
 // UserAnnotation is the key, in the staged OCI specification, of the user to run as in the form of an image's User field
 // (name|uid[:group|gid]); only the guest sees the container's /etc/passwd. It takes the place of process.user.

@@ -133,13 +133,14 @@ const maxAttempts = 10
 // at the same time, one builds it and the others wait.
 func (c *Cache) ImageDisk(ctx context.Context, store *image.Store, img image.Image, o DiskOptions) (*Disk, error) {
 	key := Key(img, o.CacheKey)
-	build := func(prefix string) (*os.File, error) { return c.build(ctx, store, img, key, prefix) }
+	d, err := c.disk(ctx, key, o, func(prefix string) (*os.File, error) { return c.build(ctx, store, img, key, prefix) })
+	return d, wrapDisk(img.Name, err)
+}
+
+// disk returns the disk that the key stands for, and has it built where it must be: in a temporary file, which is locked.
+func (c *Cache) disk(ctx context.Context, key string, o DiskOptions, build func(prefix string) (*os.File, error)) (*Disk, error) {
 	if !o.Cache {
-		d, err := c.private(ctx, build)
-		if err != nil {
-			return nil, fmt.Errorf("image disk of %s: %w", img.Name, err)
-		}
-		return d, nil
+		return c.private(ctx, build)
 	}
 	for range maxAttempts {
 		d, err := c.open(ctx, key)
@@ -147,10 +148,17 @@ func (c *Cache) ImageDisk(ctx context.Context, store *image.Store, img image.Ima
 			return d, err
 		}
 		if err := c.buildOnce(ctx, key, build); err != nil {
-			return nil, fmt.Errorf("image disk of %s: %w", img.Name, err)
+			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("image disk of %s: it was pruned %d times as soon as it was built", img.Name, maxAttempts)
+	return nil, fmt.Errorf("it was pruned %d times as soon as it was built", maxAttempts)
+}
+
+func wrapDisk(of string, err error) error {
+	if err != nil {
+		return fmt.Errorf("image disk of %s: %w", of, err)
+	}
+	return nil
 }
 
 func (c *Cache) path(name string) string { return filepath.Join(c.dir, name) }
@@ -247,11 +255,16 @@ func (c *Cache) build(ctx context.Context, store *image.Store, img image.Image, 
 	if blob, ok := store.Disk(img); ok {
 		return c.link(ctx, blob, prefix)
 	}
+	return c.fill(ctx, prefix, func(f *os.File) error { return buildImage(ctx, store, img, f, uuidOf(key), c.Limits) })
+}
+
+// fill makes a disk in a temporary file, which is locked.
+func (c *Cache) fill(ctx context.Context, prefix string, write func(f *os.File) error) (*os.File, error) {
 	f, err := c.temp(ctx, func() (*os.File, error) { return os.CreateTemp(c.dir, prefix+"*"+diskSuffix) }, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
-	if err := buildImage(ctx, store, img, f, uuidOf(key), c.Limits); err != nil {
+	if err := write(f); err != nil {
 		return nil, errors.Join(err, os.Remove(f.Name()), f.Close())
 	}
 	return f, nil
@@ -270,14 +283,7 @@ func (c *Cache) link(ctx context.Context, blob, prefix string) (*os.File, error)
 	if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EMLINK) {
 		return f, err
 	}
-	f, err = c.temp(ctx, func() (*os.File, error) { return os.CreateTemp(c.dir, prefix+"*"+diskSuffix) }, unix.LOCK_EX)
-	if err != nil {
-		return nil, err
-	}
-	if err := copySparse(ctx, f, blob); err != nil {
-		return nil, errors.Join(err, os.Remove(f.Name()), f.Close())
-	}
-	return f, nil
+	return c.fill(ctx, prefix, func(f *os.File) error { return copySparse(ctx, f, blob) })
 }
 
 // temp makes a temporary file and takes a lock on it before anybody could take it for a leftover.

@@ -79,7 +79,7 @@ func Read(ctx context.Context, dir *os.File, b *erofs.Builder, o Options) (*erof
 
 // Room is what is left for the trees that share it. It may be used by goroutines at the same time.
 type Room struct {
-	size, entries         atomic.Int64
+	size, entries       atomic.Int64
 	maxSize, maxEntries int64
 }
 
@@ -107,12 +107,17 @@ func WriteDirectory(ctx context.Context, path string, f *os.File) error {
 	if err != nil {
 		return err
 	}
-	var id [16]byte
-	rand.Read(id[:])          // never fails
-	id[6] = id[6]&0x0f | 0x40 // version 4 of RFC 9562, section 5.4
-	id[8] = id[8]&0x3f | 0x80
-	_, err = b.Finish(root, id)
+	_, err = b.Finish(root, RandomUUID())
 	return err
+}
+
+// RandomUUID returns a file system's UUID that no other has: version 4 of RFC 9562, section 5.4.
+func RandomUUID() [16]byte {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id
 }
 
 // fileID is what two names of one file have in common.
@@ -308,7 +313,7 @@ func (w *walker) readFile(data *erofs.DataWriter, dir int, name string, j *job) 
 
 // attributes reads a file's extended attributes. What only its overlay knows of it changes the job: see Upper.
 func (s *source) attributes(j *job, dir int, name string) error {
-	all, err := xattrsOf(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name))
+	all, err := xattrsOf(dir, name)
 	if err != nil || s.upper == nil {
 		j.node.Xattrs = slices.DeleteFunc(all, func(x erofs.Xattr) bool {
 			return strings.HasPrefix(x.Name, overlayNotes) // overlayfs's own notes are no part of the tree
@@ -339,14 +344,20 @@ func readlink(dir int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// xattrsOf reads extended attributes; the last component of path is not followed.
-func xattrsOf(path string) ([]erofs.Xattr, error) {
+// xattrsOf reads the extended attributes of a file in an open directory; a symbolic link is not followed.
+func xattrsOf(dir int, name string) ([]erofs.Xattr, error) {
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", dir, name)
+	return readXattrs(func(list []byte) (int, error) { return unix.Llistxattr(path, list) },
+		func(name string, value []byte) (int, error) { return unix.Lgetxattr(path, name, value) })
+}
+
+func readXattrs(listTo func([]byte) (int, error), get func(string, []byte) (int, error)) ([]erofs.Xattr, error) {
 	var small [256]byte
 	list := small[:]
-	n, err := unix.Llistxattr(path, list)
+	n, err := listTo(list)
 	if errors.Is(err, unix.ERANGE) {
 		list = make([]byte, 64<<10) // XATTR_LIST_MAX
-		n, err = unix.Llistxattr(path, list)
+		n, err = listTo(list)
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && n == 0 {
 		return nil, nil
@@ -357,7 +368,7 @@ func xattrsOf(path string) ([]erofs.Xattr, error) {
 	var attrs []erofs.Xattr
 	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
 	for name := range bytes.SplitSeq(bytes.TrimSuffix(list[:n], []byte{0}), []byte{0}) {
-		n, err := unix.Lgetxattr(path, string(name), value)
+		n, err := get(string(name), value)
 		if err != nil {
 			return nil, fmt.Errorf("read extended attribute %q: %w", name, err)
 		}
@@ -423,4 +434,33 @@ func (f file) nextData(offset, size int64) (int64, error) {
 		return offset, nil // the file system knows no holes
 	}
 	return at, err
+}
+
+// ReadFile makes the inode of an open regular file, with its content.
+func ReadFile(f *os.File, b *erofs.Builder, room *Room) (*erofs.Inode, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
+		return nil, fmt.Errorf("stat: %w", err)
+	}
+	if err := room.take(int64(min(st.Size, math.MaxInt64))); err != nil {
+		return nil, err
+	}
+	n := inodeOf(&st)
+	var err error
+	n.Xattrs, err = readXattrs(func(list []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), list) },
+		func(name string, value []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, value) })
+	if err != nil {
+		return nil, err
+	}
+	if st.Size > 0 {
+		data := b.DataWriter()
+		if n.Data, err = storeContent(data, file(f.Fd()), &st); err != nil {
+			return nil, err
+		}
+		if err := data.Flush(); err != nil {
+			return nil, err
+		}
+	}
+	runtime.KeepAlive(f)
+	return n, n.Check("file")
 }
