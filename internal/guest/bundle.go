@@ -63,7 +63,7 @@ func (c *container) writeBundle() (*process, error) {
 		return nil, err
 	}
 	defer unix.Close(rootfs)
-	if raw, err = placeCopies(raw, filepath.Join(c.diskDir(), guestapi.CopiesDir)); err != nil {
+	if raw, err = placeCopies(raw, c.copiesDir()); err != nil {
 		return nil, fmt.Errorf("the container's configuration: %w", err)
 	}
 	config, p, err := completeConfig(raw, args, c.rootfs(), c.cgroupsPath(),

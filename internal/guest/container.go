@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,8 @@ func newContainer(id string) *container {
 }
 
 func (c *container) imageDir() string    { return filepath.Join(c.dir, "image") }
+func (c *container) startDir() string    { return filepath.Join(c.dir, "start") }
+func (c *container) copiesDir() string   { return filepath.Join(c.dir, "copies") }
 func (c *container) diskDir() string     { return filepath.Join(c.dir, "disk") }
 func (c *container) rootfs() string      { return filepath.Join(c.dir, "rootfs") }
 func (c *container) bundle() string      { return filepath.Join(c.dir, "bundle") }
@@ -55,14 +58,19 @@ func (c *container) finish(e exit) {
 }
 
 // mount mounts the container's disks and the overlay on them. On an error nothing stays mounted.
-func (c *container) mount(ctx context.Context, imageUUID, rootfsUUID string) error {
-	image, err := findDisk(ctx, "erofs", imageUUID)
+func (c *container) mount(ctx context.Context, r *guestapi.CreateRequest) error {
+	image, err := findDisk(ctx, "erofs", r.ImageUuid)
 	if err != nil {
 		return err
 	}
-	disk, err := findDisk(ctx, "ext4", rootfsUUID)
+	disk, err := findDisk(ctx, "ext4", r.RootfsUuid)
 	if err != nil {
 		return err
+	}
+	if r.StartUuid != "" {
+		if err := c.mountStart(ctx, r.StartUuid); err != nil {
+			return errors.Join(err, c.unmount())
+		}
 	}
 	for _, d := range []string{c.imageDir(), c.diskDir(), c.rootfs(), c.bundle()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -77,7 +85,8 @@ func (c *container) mount(ctx context.Context, imageUUID, rootfsUUID string) err
 	}
 	for _, m := range mounts {
 		if m.fstype == "overlay" {
-			if err := makeOverlayDirs(c.imageDir(), c.diskDir()); err != nil {
+			// The topmost layer's root directory is the one that the container would see without the upper directory.
+			if err := makeOverlayDirs(c.layers()[0], c.diskDir()); err != nil {
 				return errors.Join(err, c.unmount())
 			}
 		}
@@ -93,14 +102,14 @@ func (c *container) mount(ctx context.Context, imageUUID, rootfsUUID string) err
 // metacopy is off, so that a change of mode leaves a whole file. index is off: it would tie the disk to one build of the image
 // disk, and a container outlives that.
 func (c *container) overlayOptions() string {
-	return fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,xino=on,redirect_dir=on,metacopy=off,index=off", c.imageDir(),
+	return fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,xino=on,redirect_dir=on,metacopy=off,index=off", strings.Join(c.layers(), ":"),
 		filepath.Join(c.diskDir(), guestapi.UpperDir), filepath.Join(c.diskDir(), guestapi.WorkDir))
 }
 
 // unmount takes the container's mounts away, the last one first.
 func (c *container) unmount() error {
 	var errs []error
-	for _, dir := range []string{c.rootfs(), c.diskDir(), c.imageDir()} {
+	for _, dir := range []string{c.rootfs(), c.copiesDir(), c.startDir(), c.diskDir(), c.imageDir()} {
 		if err := unmountIfMounted(dir); err != nil {
 			errs = append(errs, err)
 		}

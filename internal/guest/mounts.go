@@ -58,11 +58,8 @@ var guestMounts = []mount{
 // prepareGuest does what must be done before the first container, and loads the modules that are left.
 func prepareGuest(modules []string) error {
 	for _, m := range guestMounts {
-		if err := os.MkdirAll(m.target, 0o755); err != nil {
-			return fmt.Errorf("mount %s: %w", m.target, err)
-		}
-		if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.options); err != nil {
-			return fmt.Errorf("mount %s: %w", m.target, err)
+		if err := mountAt(m); err != nil {
+			return err
 		}
 	}
 	if err := setOOMScore(oomProtected); err != nil {

@@ -46,18 +46,18 @@ func (s *service) Create(ctx context.Context, r *guestapi.CreateRequest) (*guest
 	if err != nil {
 		return nil, err
 	}
-	if err := s.a.create(ctx, c, r.ImageUuid, r.RootfsUuid); err != nil {
+	if err := s.a.create(ctx, c, r); err != nil {
 		s.a.state.forget(c)
 		return nil, err
 	}
 	return &guestapi.CreateResponse{}, nil
 }
 
-func (a *agent) create(ctx context.Context, c *container, imageUUID, rootfsUUID string) error {
+func (a *agent) create(ctx context.Context, c *container, r *guestapi.CreateRequest) error {
 	if err := a.boot.wait(ctx); err != nil {
 		return err
 	}
-	if err := c.mount(ctx, imageUUID, rootfsUUID); err != nil {
+	if err := c.mount(ctx, r); err != nil {
 		return err
 	}
 	p, err := c.writeBundle()

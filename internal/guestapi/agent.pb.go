@@ -174,7 +174,10 @@ type CreateRequest struct {
 	// File system UUID (lower case, with dashes) of the read-only EROFS image disk.
 	ImageUuid string `protobuf:"bytes,2,opt,name=image_uuid,json=imageUuid,proto3" json:"image_uuid,omitempty"`
 	// File system UUID of the container's writable ext4 disk, which holds /.runcvm/entrypoint, /.runcvm/config.json, /upper and /work.
-	RootfsUuid    string `protobuf:"bytes,3,opt,name=rootfs_uuid,json=rootfsUuid,proto3" json:"rootfs_uuid,omitempty"`
+	RootfsUuid string `protobuf:"bytes,3,opt,name=rootfs_uuid,json=rootfsUuid,proto3" json:"rootfs_uuid,omitempty"`
+	// File system UUID of the read-only EROFS disk of this start, with what the host has for it alone: /upper, a layer over the image, and
+	// /.runcvm/copies, copies of the host's files. Either may be missing; empty when there is no such disk.
+	StartUuid     string `protobuf:"bytes,4,opt,name=start_uuid,json=startUuid,proto3" json:"start_uuid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +229,13 @@ func (x *CreateRequest) GetImageUuid() string {
 func (x *CreateRequest) GetRootfsUuid() string {
 	if x != nil {
 		return x.RootfsUuid
+	}
+	return ""
+}
+
+func (x *CreateRequest) GetStartUuid() string {
+	if x != nil {
+		return x.StartUuid
 	}
 	return ""
 }
@@ -1134,13 +1144,15 @@ const file_agent_proto_rawDesc = "" +
 	"\x0ekernel_release\x18\x02 \x01(\tR\rkernelRelease\x12*\n" +
 	"\x11agent_start_nanos\x18\x03 \x01(\x03R\x0fagentStartNanos\x12\x1f\n" +
 	"\vready_nanos\x18\x04 \x01(\x03R\n" +
-	"readyNanos\"r\n" +
+	"readyNanos\"\x91\x01\n" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
 	"image_uuid\x18\x02 \x01(\tR\timageUuid\x12\x1f\n" +
 	"\vrootfs_uuid\x18\x03 \x01(\tR\n" +
-	"rootfsUuid\"\x10\n" +
+	"rootfsUuid\x12\x1d\n" +
+	"\n" +
+	"start_uuid\x18\x04 \x01(\tR\tstartUuid\"\x10\n" +
 	"\x0eCreateResponse\"\xd7\x01\n" +
 	"\fStartRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +

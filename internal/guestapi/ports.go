@@ -6,8 +6,6 @@
 // Start, then Wait and Signal, Shutdown last.
 package guestapi
 
-import "strconv"
-
 // vsock ports of the agent, and the only peer it accepts.
 const (
 	// PortAgent serves the ttrpc service Agent.
@@ -27,24 +25,15 @@ const (
 	EntrypointFile = "entrypoint"
 	// ConfigFile, in StageDir, is the OCI runtime specification of the container, without process.args.
 	ConfigFile = "config.json"
-	// CopiesDir holds the files and directories of the host's that were copied in at the start. A bind mount of the staged
-	// specification has one as its source, as "/" + CopiesDir + "/" + NAME.
+	// CopiesDir, on the disk of a start (CreateRequest.start_uuid), holds the host's files and directories that were copied for it. A
+	// bind mount of the staged specification has one as its source, as "/" + CopiesDir + "/" + NAME. What is written there stays until
+	// the guest's end.
 	CopiesDir = StageDir + "/copies"
-	// UpperDir and WorkDir are the overlay's directories.
+	// UpperDir and WorkDir are the overlay's directories. UpperDir on the disk of a start is a layer between the image and the overlay's
+	// own upper directory.
 	UpperDir = "upper"
 	WorkDir  = "work"
 )
-
-// BindsDir, at the root of the disk of a start (CreateRequest.start_uuid), holds copies of the host's files and directories that the
-// container's specification mounts; beside it, UpperDir is a layer between the image disk and the overlay's upper directory.
-const BindsDir = "binds"
-
-// BindSource returns what stands for copy number i as the source of a mount in the staged specification. A mount with the option
-// "ro" is of the copy itself; without, the copy must be of a file, and the container gets one of its own, for this start.
-func BindSource(i int) string { return BindPrefix + strconv.Itoa(i) }
-
-// BindPrefix begins the sources that BindSource returns.
-const BindPrefix = "/" + StageDir + "/" + BindsDir + "/"
 
 // UserAnnotation is the key, in the staged OCI specification, of the user to run as in the form of an image's User field
 // (name|uid[:group|gid]); only the guest sees the container's /etc/passwd. It takes the place of process.user.

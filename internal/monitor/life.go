@@ -111,7 +111,7 @@ func (l *life) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo
 	if err := l.prep.disk.Opened(); err != nil {
 		return err
 	}
-	if l.container, err = l.prep.sandbox.Create(ctx, l.req.ID, l.prep.disk.UUID, l.prep.rootfsUUID); err != nil {
+	if l.container, err = l.prep.sandbox.Create(ctx, l.req.ID, l.prep.disks()); err != nil {
 		return err
 	}
 	l.update(func(r *container.Record) {

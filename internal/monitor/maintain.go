@@ -69,7 +69,7 @@ func (l *life) beginMaintenance(ctx context.Context, undo *cleanup.Stack) (err e
 	if err := l.prep.disk.Opened(); err != nil {
 		return err
 	}
-	if l.container, err = l.prep.sandbox.Create(ctx, l.req.ID, l.prep.disk.UUID, l.prep.rootfsUUID); err != nil {
+	if l.container, err = l.prep.sandbox.Create(ctx, l.req.ID, l.prep.disks()); err != nil {
 		return err
 	}
 	l.server.readOnly = l.req.Options.ReadOnly

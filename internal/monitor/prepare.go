@@ -48,6 +48,10 @@ func (p *prepared) files() sandbox.BootFiles {
 	return sandbox.BootFiles{Kernel: p.kernel, Initramfs: p.initramfs, Drives: drives}
 }
 
+func (p *prepared) disks() sandbox.Disks {
+	return sandbox.Disks{Image: p.disk.UUID, Rootfs: p.rootfsUUID}
+}
+
 // prepare makes the disks and runs the VMM, both at once, and leaves the sandbox ready to boot.
 func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 	var err error

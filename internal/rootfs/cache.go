@@ -304,20 +304,23 @@ func (c *Cache) temp(ctx context.Context, create func() (*os.File, error), how i
 	return f, nil
 }
 
-// sweep removes what killed processes left. The caller holds the cache's lock.
+// sweep removes what killed processes left, and disks that nobody can ask for any more. The caller holds the cache's lock.
 func (c *Cache) sweep(ctx context.Context) {
 	files, err := os.ReadDir(c.dir)
 	if err != nil {
 		return
 	}
 	for _, e := range files {
+		why := "its process was killed"
 		if !strings.HasPrefix(e.Name(), "build-") && !strings.HasPrefix(e.Name(), "private-") {
-			continue
+			if why = "its layers are gone"; !outlived(c.path(e.Name())) {
+				continue
+			}
 		}
 		if removed, err := removeUnused(c.path(e.Name())); err != nil {
-			slog.WarnContext(ctx, "Can't remove what a killed process left", "path", c.path(e.Name()), "error", err)
+			slog.WarnContext(ctx, "Can't remove a left disk", "path", c.path(e.Name()), "why", why, "error", err)
 		} else if removed {
-			slog.DebugContext(ctx, "Removed what a killed process left", "path", c.path(e.Name()))
+			slog.DebugContext(ctx, "Removed a left disk", "path", c.path(e.Name()), "why", why)
 		}
 	}
 }

@@ -33,6 +33,9 @@ func (c *Cache) Garbage(ctx context.Context) ([]garbage.Item, error) {
 			item.Kind, item.Why = "unfinished disk", "its process is gone"
 		case strings.HasSuffix(name, diskSuffix):
 			item.Kind, item.Why = "image disk", "no container uses it; the next run of its image builds it again"
+			if outlived(item.Path) {
+				item.Why = "the layers that it was made of are gone"
+			}
 		case strings.HasSuffix(name, ".lock"):
 			item.Kind, item.Why = "lock", "its process is gone"
 		default:

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -14,24 +14,31 @@ import (
 	"github.com/runcvm/runcvm/internal/rootfs/tree"
 )
 
-// MaxBinds and MaxBindFiles bound what all files and directories together take that a start copies from the host: bytes, and
-// files with directories. It is read at each start, and the guest's start waits for it.
+// MaxCopies and MaxCopiedFiles bound what all files and directories together take that a start copies from the host: bytes, and
+// files with directories. They are read at each start, which waits for it.
 const (
-	MaxBinds     = 256 << 20
-	MaxBindFiles = 100_000
+	MaxCopies      = 256 << 20
+	MaxCopiedFiles = 100_000
 )
 
+// Copy is a file, or a directory with all below it and what is mounted there, that a start copies from the host.
+type Copy struct {
+	// Source is its path on the host, which may lead through symbolic links.
+	Source string
+	// Name is that of the copy, in guestapi.CopiesDir.
+	Name string
+}
+
 // StartDisk makes the read-only disk of one start, which holds what the host has for it: what the bundle's upper layer, and a
-// lower one of this container's own, hold now, as a layer over the image disk; and copies of the host's files and directories at
-// the paths binds, the one with index i at guestapi.BindSource(i). It returns nil where there is nothing of all that. The disk is
-// no part of the cache: it goes at Close, and its name at Opened.
+// lower one of this container's own, hold now, as a layer over the image disk; and the copies. It returns nil where there is
+// nothing of all that. The disk is no part of the cache: it goes at Close, and its name at Opened. r may be nil.
 //
 // The layers are read while they are mounted, and as they lie on the disk: a whiteout stays one.
-func (c *Cache) StartDisk(ctx context.Context, r *BundleRoot, binds []string) (*Disk, error) {
+func (c *Cache) StartDisk(ctx context.Context, r *BundleRoot, copies []Copy) (*Disk, error) {
 	empty := false
 	d, err := c.private(ctx, func(prefix string) (*os.File, error) {
 		return c.fill(ctx, prefix, func(f *os.File) (err error) {
-			empty, err = c.writeStart(ctx, r, binds, f)
+			empty, err = c.writeStart(ctx, r, copies, f)
 			return err
 		})
 	})
@@ -44,7 +51,7 @@ func (c *Cache) StartDisk(ctx context.Context, r *BundleRoot, binds []string) (*
 	return d, nil
 }
 
-func (c *Cache) writeStart(ctx context.Context, r *BundleRoot, binds []string, f *os.File) (empty bool, err error) {
+func (c *Cache) writeStart(ctx context.Context, r *BundleRoot, copies []Copy, f *os.File) (empty bool, err error) {
 	b := erofs.New(f)
 	root := tree.New().Root()
 	upper, err := c.readUpper(ctx, r, b)
@@ -54,16 +61,23 @@ func (c *Cache) writeStart(ctx context.Context, r *BundleRoot, binds []string, f
 	if upper != nil && len(upper.Children) > 0 {
 		root.Children[guestapi.UpperDir] = upper
 	}
-	room := tree.NewRoom(MaxBinds, MaxBindFiles)
-	if len(binds) > 0 {
-		root.Children[guestapi.BindsDir] = tree.New().Root()
-	}
-	for i, path := range binds {
-		n, err := readBind(ctx, path, b, room)
-		if err != nil {
-			return false, fmt.Errorf("copy %s for the guest: %w", path, err)
+	if len(copies) > 0 {
+		at := root
+		for name := range strings.SplitSeq(guestapi.CopiesDir, "/") {
+			at.Children[name] = tree.New().Root()
+			at = at.Children[name]
 		}
-		root.Children[guestapi.BindsDir].Children[strconv.Itoa(i)] = n
+		room := tree.NewRoom(MaxCopies, MaxCopiedFiles)
+		for _, copied := range copies {
+			n, err := readCopied(ctx, copied.Source, b, room)
+			if err == nil {
+				err = n.Check(copied.Name)
+			}
+			if err != nil {
+				return false, fmt.Errorf("copy %s for the guest: %w", copied.Source, err)
+			}
+			at.Children[copied.Name] = n
+		}
 	}
 	_, err = b.Finish(root, tree.RandomUUID())
 	return len(root.Children) == 0, err
@@ -86,8 +100,8 @@ func (c *Cache) readUpper(ctx context.Context, r *BundleRoot, b *erofs.Builder) 
 	return tree.Stack(private, upper), nil
 }
 
-// readBind reads a file or a directory of the host, with what is mounted below it.
-func readBind(ctx context.Context, path string, b *erofs.Builder, room *tree.Room) (*erofs.Inode, error) {
+// readCopied reads a file or a directory of the host, with what is mounted below it.
+func readCopied(ctx context.Context, path string, b *erofs.Builder, room *tree.Room) (*erofs.Inode, error) {
 	// Without O_NONBLOCK the open of a FIFO would wait for a writer; a device is not opened at all.
 	f, err := os.OpenFile(path, unix.O_PATH, 0)
 	if err != nil {
@@ -113,7 +127,7 @@ func readBind(ctx context.Context, path string, b *erofs.Builder, room *tree.Roo
 		n, err = tree.ReadFile(opened, b, room)
 	}
 	if errors.Is(err, tree.ErrRoom) {
-		err = fmt.Errorf("%w: it is copied at each start, together with the container's other binds; put it into the image, or mount less of it", err)
+		err = fmt.Errorf("%w: it is copied at each start, together with all that is bound read-only; put it into the image, or bind less of it", err)
 	}
 	return n, err
 }

@@ -57,15 +57,23 @@ const (
 	exitLie = 125
 )
 
-// Create mounts the container's disks in the guest. The disks are those of Boot, named by their file systems' UUIDs.
-func (s *Sandbox) Create(ctx context.Context, id, imageUUID, rootfsUUID string) (*Container, error) {
+// Disks are a container's disks, which are among those of Boot, by their file systems' UUIDs.
+type Disks struct {
+	Image, Rootfs string
+	// Start is that of the start's own disk; it may be empty.
+	Start string
+}
+
+// Create mounts the container's disks in the guest.
+func (s *Sandbox) Create(ctx context.Context, id string, disks Disks) (*Container, error) {
 	defer s.cfg.Timeline.Phase("mounts")()
 	c := &Container{s: s, h: handle{s: s, container: id}, state: Creating, abandoned: make(chan struct{})}
 	c.stdio = newStdio(s.cfg.Vsock, id, "", s.cfg.Log)
 	c.stdio.silence = s.drainTimeout
 	ctx, cancel := s.within(ctx, "mounted the disks")
 	defer cancel()
-	_, err := s.agent.Create(ctx, &guestapi.CreateRequest{ContainerId: id, ImageUuid: imageUUID, RootfsUuid: rootfsUUID})
+	_, err := s.agent.Create(ctx, &guestapi.CreateRequest{ContainerId: id,
+		ImageUuid: disks.Image, RootfsUuid: disks.Rootfs, StartUuid: disks.Start})
 	if err != nil {
 		return nil, s.evidence(fmt.Errorf("create the container in the guest: %w", s.bootError(ctx, err)))
 	}

@@ -105,7 +105,7 @@ func TestAContainerThatCannotBeCreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.cfg.BootTimeout = impatience
-	_, err := s.Create(t.Context(), "c", "", "")
+	_, err := s.Create(t.Context(), "c", Disks{})
 	told(t, err, "has not mounted the disks within 300ms")
 }
 

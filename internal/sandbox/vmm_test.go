@@ -162,7 +162,7 @@ func created(t *testing.T, mode string) (*Sandbox, *Container) {
 	if err := s.Boot(t.Context(), BootFiles{}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.Create(t.Context(), "c", "", "")
+	c, err := s.Create(t.Context(), "c", Disks{})
 	if err != nil {
 		t.Fatal(err)
 	}
