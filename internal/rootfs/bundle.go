@@ -51,23 +51,37 @@ func (c *Cache) writeLayers(ctx context.Context, r *BundleRoot, f *os.File, id [
 	b := erofs.New(f)
 	root := tree.New().Root()
 	if len(r.layers) > 0 {
-		empty, err := os.MkdirTemp("", "runcvm-empty-")
-		if err != nil {
+		err := c.withLayers(ctx, r, func(merged *os.File) (err error) {
+			root, err = tree.Read(ctx, merged, b, tree.Options{Room: c.room()})
 			return err
-		}
-		defer os.Remove(empty)
-		merged, err := mountLayers(r.layers, r.options, empty)
+		})
 		if err != nil {
-			return err
-		}
-		defer merged.Close()
-		if root, err = tree.Read(ctx, merged, b, tree.Options{Room: c.room()}); err != nil {
 			return err
 		}
 		noteLayer(f, r.layers[0])
 	}
 	_, err := b.Finish(root, id)
 	return err
+}
+
+// withLayers gives f the root of what the layers of the image disk are together.
+func (c *Cache) withLayers(ctx context.Context, r *BundleRoot, f func(merged *os.File) error) (err error) {
+	at, err := c.temp(ctx, func() (*os.File, error) {
+		at, err := os.MkdirTemp(c.dir, "build-*")
+		if err != nil {
+			return nil, err
+		}
+		return os.Open(at)
+	}, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(at.Name()), at.Close()) }()
+	merged, err := mountLayers(r.layers, r.options, at.Name())
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(merged), merged.Close())
 }
 
 // layerAttribute notes at a disk of the cache the topmost of its layers, so that it is known to be of no more use when its

@@ -117,22 +117,35 @@ func guestView(t *testing.T, image, start *Disk) string {
 
 var cached = DiskOptions{Cache: true}
 
-// layers makes two layers: every kind of file, and what can be done to them.
+// layers makes two layers: some kinds of files, of which everyKind has all, and what can be done to them.
 func (s store) layers(options string) {
 	s.t.Helper()
-	everyKind(s.t, s.add("base"))
+	base := s.add("base")
+	for _, path := range []string{"changed", "gone", "moved", "many/a", "many/b", "sub/file", "deep/er/file", "kept/file", "acl/file", "empty/file", "pair"} {
+		s.write(filepath.Join(base, path), strings.Repeat(path, 1000))
+	}
+	must(s.t, os.Link(filepath.Join(base, "pair"), filepath.Join(base, "linked")), os.Symlink("/etc/passwd", filepath.Join(base, "symlink")),
+		os.Lchown(filepath.Join(base, "symlink"), 7, 8), unix.Mknod(filepath.Join(base, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
+		unix.Setxattr(filepath.Join(base, "kept/file"), "security.capability", []byte(capability), 0),
+		unix.Setxattr(filepath.Join(base, "acl"), "system.posix_acl_default", []byte(acl), 0), os.Chmod(base, 0o751), os.Chown(base, 11, 12))
+	sparse(s.t, filepath.Join(base, "sparse"), 5<<30, map[int64]string{4 << 30: "beyond 4 GiB"})
 	s.change("second", options, func(root string) {
 		at := func(name string) string { return filepath.Join(root, name) }
-		must(s.t, os.Remove(at("file-4096")), os.RemoveAll(at("many")), os.Mkdir(at("many"), 0o711), os.Chmod(at("file-300000"), 0o600),
-			os.RemoveAll(at("sub")), os.WriteFile(at("sub"), []byte("a file now"), 0o644), os.Rename(at("file-1"), at("file-renamed")),
-			os.Rename(at("deep"), at("shallow")))
+		must(s.t, os.Remove(at("gone")), os.RemoveAll(at("many")), os.Mkdir(at("many"), 0o711), os.Chmod(at("changed"), 0o600),
+			os.RemoveAll(at("sub")), os.WriteFile(at("sub"), []byte("a file now"), 0o644), os.Rename(at("moved"), at("renamed")))
+		if options != "" {
+			must(s.t, os.Rename(at("deep"), at("shallow")))
+		}
 		s.write(at("many/new"), "new")
 	}, "base")
 }
 
+// overlayOptions are the ways in which engines mount, by names that are no options.
+var overlayOptions = map[string]string{"plain": "", "redirected": ",redirect_dir=on", "metacopy": ",metacopy=on"}
+
 func TestTheDiskOfAnOverlayIsItsLowerLayers(t *testing.T) {
-	for _, options := range []string{"", ",redirect_dir=on", ",metacopy=on"} {
-		t.Run("options"+options, func(t *testing.T) {
+	for name, options := range overlayOptions {
+		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
 			s.layers(options)
 			s.add("c1")
@@ -142,6 +155,7 @@ func TestTheDiskOfAnOverlayIsItsLowerLayers(t *testing.T) {
 			if n := takes(t, d.Path); n > 10<<20 {
 				t.Errorf("disk takes %d bytes: the holes are filled", n)
 			}
+			must(t, exec.Command("touch", "-r", s.at("second"), s.at("c1")).Run()) // its root is the one that is seen
 			compareOverlays(t, merged, guestView(t, d, nil))
 
 			s.add("c2")
@@ -257,9 +271,9 @@ func (s store) dockerInit(id string) {
 
 // TestTheGuestSeesWhatTheEngineHasWritten compares the overlay that an engine has mounted with the one that the guest mounts.
 func TestTheGuestSeesWhatTheEngineHasWritten(t *testing.T) {
-	for _, options := range []string{"", ",redirect_dir=on", ",metacopy=on"} {
+	for name, options := range overlayOptions {
 		for _, private := range []bool{false, true} {
-			t.Run(fmt.Sprint("options", options, private), func(t *testing.T) {
+			t.Run(fmt.Sprint(name, "-private-", private), func(t *testing.T) {
 				s := newStore(t)
 				s.layers(options)
 				lowers := []string{"second", "base"}
@@ -271,7 +285,7 @@ func TestTheGuestSeesWhatTheEngineHasWritten(t *testing.T) {
 				merged := s.mount("c", options, lowers...)
 				c := cache(t)
 				image, number := bundleDisk(t, c, merged, cached)
-				writeLikeAnEngine(t, merged)
+				writeLikeAnEngine(t, merged, options != "")
 				start, err := c.StartDisk(t.Context(), opened(t, merged), nil)
 				must(t, err)
 				defer start.Close()
@@ -293,16 +307,20 @@ func TestTheGuestSeesWhatTheEngineHasWritten(t *testing.T) {
 }
 
 // writeLikeAnEngine does to a container's root what docker cp, and what else writes there before the first start, can do.
-func writeLikeAnEngine(t *testing.T, root string) {
+func writeLikeAnEngine(t *testing.T, root string, renames bool) {
 	t.Helper()
 	at := func(name string) string { return filepath.Join(root, name) }
 	must(t, os.MkdirAll(at("etc/app"), 0o750), os.WriteFile(at("etc/app/config"), []byte("copied"), 0o640), os.Lchown(at("etc/app/config"), 33, 34),
-		os.Link(at("etc/app/config"), at("linked")), os.Remove(at("file-8192")), os.RemoveAll(at("acl")), os.Mkdir(at("acl"), 0o700),
-		os.Chmod(at("file-renamed"), 0o4711), os.Rename(at("shallow"), at("etc/shallow")), os.RemoveAll(at("many")),
-		os.WriteFile(at("many"), []byte("was a directory"), 0o600), unix.Mkfifo(at("pipe"), 0o600), os.RemoveAll(at("empty")),
-		unix.Mknod(at("null2"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))), os.Symlink("../../outside", at("etc/out")),
-		os.WriteFile(at("capable"), []byte("program"), 0o755), unix.Setxattr(at("capable"), "security.capability", []byte(capability), 0),
-		unix.Setxattr(at("etc"), "user.of-a-directory", []byte("v"), 0), os.Chmod(at("xattr"), 0o600))
+		os.Link(at("etc/app/config"), at("linked2")), os.Remove(at("symlink")), os.RemoveAll(at("acl")), os.Mkdir(at("acl"), 0o700),
+		os.Chmod(at("renamed"), 0o4711), os.RemoveAll(at("many")), os.WriteFile(at("many"), []byte("was a directory"), 0o600),
+		unix.Mkfifo(at("pipe"), 0o600), os.RemoveAll(at("empty")), unix.Mknod(at("null2"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))),
+		os.Symlink("../../outside", at("etc/out")), os.WriteFile(at("capable"), []byte("program"), 0o755),
+		unix.Setxattr(at("capable"), "security.capability", []byte(capability), 0), unix.Setxattr(at("etc"), "user.of-a-directory", []byte("v"), 0),
+		os.Chmod(at("changed"), 0o640))
+	if renames {
+		must(t, os.Rename(at("shallow"), at("etc/shallow")), os.Rename(at("kept"), at("kept2")))
+		must(t, os.WriteFile(at("kept2/new"), []byte("new"), 0o644))
+	}
 	sparse(t, at("big"), 3<<30, map[int64]string{2 << 30: "far"})
 	if _, err := os.Lstat(at("proc")); err == nil {
 		must(t, os.RemoveAll(at("proc")), os.Remove(at("etc/hosts")), os.RemoveAll(at("dev")), os.Mkdir(at("dev"), 0o755))
@@ -428,6 +446,7 @@ func TestManyLayersAreMounted(t *testing.T) {
 	}
 	s.add("c")
 	merged := s.mount("c", "", lowers...)
+	must(t, exec.Command("touch", "-r", s.at("1126"), s.at("c")).Run())
 	d, _ := bundleDisk(t, c, merged, cached)
 	compareOverlays(t, merged, guestView(t, d, nil))
 }
@@ -442,7 +461,7 @@ func TestABundleRootThatIsNotThereIsNamed(t *testing.T) {
 // TestOnlyOneBuildsTheDisk has ten containers of new layers start at once.
 func TestOnlyOneBuildsTheDisk(t *testing.T) {
 	s, c := newStore(t), cache(t)
-	everyKind(t, s.add("base"))
+	s.write(filepath.Join(s.add("base"), "file"), "content")
 	numbers := make(chan uint64, 10)
 	for i := range 10 {
 		id := fmt.Sprint("c", i)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -106,93 +107,80 @@ func unescapeOctal(s string) string {
 
 func isOctal(s string) bool { return s[0] <= '3' && strings.Trim(s, "01234567") == "" }
 
-// maxLegacyOptions is what an old kernel takes of an overlay's options, less some for the others: a page.
-const maxLegacyOptions = 4000
+// maxOptions is what the kernel takes of a mount's options, in bytes: a page less one.
+const maxOptions = 4095
 
-// mountLayers lays layers over each other, read-only, and returns the root directory of the result. The mount is in no
-// directory of anybody's: it ends with the descriptor. The layers are those that were opened, whatever their paths lead to by
-// now. empty is an empty directory: an overlay without an upper layer has at least two.
-func mountLayers(layers []layerDir, options []string, empty string) (*os.File, error) {
-	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("overlayfs: %w", err)
-	}
-	defer unix.Close(fsfd)
-	set := func(name, value string) {
-		if err == nil {
-			err = unix.FsconfigSetString(fsfd, name, value)
+// mountLayers lays layers over each other, read-only, and returns the root directory of the result. The mount is in a namespace that
+// nobody else has, and ends with the descriptor. at is an empty directory, which it is mounted on, and which lies below a single
+// layer: an overlay without an upper layer has at least two. (fsconfig(2), by which a mount needs no directory, takes no more than
+// 255 bytes of lowerdir, and a layer at a time only since Linux 6.7.)
+func mountLayers(layers []layerDir, options []string, at string) (root *os.File, err error) {
+	inPrivateMounts(func(e error) {
+		if err = e; err != nil {
+			return
 		}
-	}
-	set("source", "runcvm")
-	lowers := lowerOptions(layers, empty)
-	for _, l := range lowers {
-		set(l[0], l[1])
-	}
-	for _, o := range options {
-		name, value, valued := strings.Cut(o, "=")
-		if valued {
-			set(name, value)
-		} else if err == nil {
-			err = unix.FsconfigSetFlag(fsfd, name)
-		}
-	}
-	if err == nil {
-		err = unix.FsconfigCreate(fsfd)
-	}
+		root, err = mountHere(layers, options, at)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("lay %d layers over each other: %w%s", len(layers), err, contextMessages(fsfd))
+		return nil, fmt.Errorf("lay %d layers over each other: %w", len(layers), err)
 	}
-	const attributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOATIME
-	mount, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attributes)
-	if err != nil {
-		return nil, fmt.Errorf("mount %d layers over each other: %w", len(layers), err)
-	}
-	defer unix.Close(mount)
-	root, err := unix.Openat(mount, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the layers' root directory: %w", err)
-	}
-	return os.NewFile(uintptr(root), "the layers"), nil
+	return root, nil
 }
 
-// lowerOptions are the options that name the layers: one, which every kernel knows, or, where that would be too long, one each.
-func lowerOptions(layers []layerDir, empty string) [][2]string {
+// mountHere is mountLayers in the namespace where it is called. The layers are opened anew, since overlayfs takes none of another
+// namespace, and must be the same ones.
+func mountHere(layers []layerDir, options []string, at string) (*os.File, error) {
 	var list strings.Builder
-	var each [][2]string
 	for i, l := range layers {
-		path := fmt.Sprintf("/proc/self/fd/%d", l.dir.Fd())
-		switch {
-		case l.data:
-			list.WriteString("::" + path)
-			each = append(each, [2]string{"datadir+", path})
-			continue
-		case i > 0:
+		here, err := openLayer(l.path)
+		if err != nil {
+			return nil, err
+		}
+		defer here.dir.Close()
+		if here.id != l.id {
+			return nil, fmt.Errorf("layer %s was replaced while it was used", l.path)
+		}
+		if l.data {
+			list.WriteString("::")
+		} else if i > 0 {
 			list.WriteString(":")
 		}
-		list.WriteString(path)
-		each = append(each, [2]string{"lowerdir+", path})
+		fmt.Fprintf(&list, "/proc/self/fd/%d", here.dir.Fd())
 	}
 	if len(layers) == 1 {
-		return [][2]string{{"lowerdir", list.String() + ":" + empty}}
+		list.WriteString(":" + at)
 	}
-	if list.Len() <= maxLegacyOptions {
-		return [][2]string{{"lowerdir", list.String()}}
+	all := strings.Join(append(options[:len(options):len(options)], "lowerdir="+list.String()), ",")
+	if len(all) > maxOptions {
+		return nil, errors.New("they are more than Linux mounts; give the image fewer layers (docker build --squash, or a FROM scratch with COPY)")
 	}
-	return each
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
+	if err := unix.Mount("runcvm", at, "overlay", flags, all); err != nil {
+		return nil, fmt.Errorf("mount overlay: %w", err)
+	}
+	return os.OpenFile(at, os.O_RDONLY|unix.O_DIRECTORY, 0)
 }
 
-// contextMessages returns what the kernel has to say of an error, which is one message a read.
-func contextMessages(fsfd int) string {
-	var all string
-	buf := make([]byte, 512)
-	for {
-		n, err := unix.Read(fsfd, buf)
-		if errors.Is(err, unix.EINTR) {
-			continue
+// inPrivateMounts calls f in a mount namespace that is its own, and gives it the error where there is none. The namespace ends with
+// f, and what f has mounted with the last descriptor there.
+func inPrivateMounts(f func(error)) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for ever: Go ends the thread, but for the main one
+		if unix.Gettid() == unix.Getpid() {
+			inPrivateMounts(f) // while this one is taken
+			runtime.UnlockOSThread()
+			return
 		}
-		if n <= 0 {
-			return all
+		err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 		}
-		all += ": " + strings.TrimSpace(string(buf[:n]))
-	}
+		if err != nil {
+			err = fmt.Errorf("make a mount namespace: %w", err)
+		}
+		f(err)
+	}()
+	<-done
 }

@@ -97,7 +97,35 @@ func (c *Cache) readUpper(ctx context.Context, r *BundleRoot, b *erofs.Builder) 
 	if err != nil {
 		return nil, err
 	}
-	return tree.Stack(private, upper), nil
+	upper = tree.Stack(private, upper)
+	return upper, c.dropWhiteouts(ctx, r, upper)
+}
+
+// dropWhiteouts takes those away that hid something of the private layer only. In a directory that the image does not have,
+// overlayfs would show them.
+func (c *Cache) dropWhiteouts(ctx context.Context, r *BundleRoot, upper *erofs.Inode) error {
+	if !tree.HasWhiteouts(upper) {
+		return nil
+	}
+	if len(r.layers) == 0 {
+		return tree.DropWhiteouts(upper, func(string) (bool, error) { return false, nil })
+	}
+	return c.withLayers(ctx, r, func(merged *os.File) error {
+		return tree.DropWhiteouts(upper, func(path string) (bool, error) { return hasPath(merged, path) })
+	})
+}
+
+// hasPath says whether there is something at a path below a directory.
+func hasPath(dir *os.File, path string) (bool, error) {
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+	switch {
+	case err == nil:
+		return true, unix.Close(fd)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return false, nil
+	}
+	return false, fmt.Errorf("look for %s in the layers: %w", path, err)
 }
 
 // readCopied reads a file or a directory of the host, with what is mounted below it.

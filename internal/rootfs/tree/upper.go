@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -115,6 +116,41 @@ func Stack(lower, upper *erofs.Inode) *erofs.Inode {
 		setOpaque(upper)
 	}
 	return upper
+}
+
+// HasWhiteouts says whether there is one in a layer.
+func HasWhiteouts(n *erofs.Inode) bool {
+	for _, c := range n.Children {
+		if isWhiteout(c) || HasWhiteouts(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// DropWhiteouts takes those out of a layer that hide nothing; below says whether there is something at a path in the layers below.
+func DropWhiteouts(n *erofs.Inode, below func(path string) (bool, error)) error {
+	return dropWhiteouts(n, "", below)
+}
+
+func dropWhiteouts(n *erofs.Inode, at string, below func(path string) (bool, error)) error {
+	for name, c := range n.Children {
+		path := filepath.Join(at, name)
+		if !isWhiteout(c) {
+			if err := dropWhiteouts(c, path, below); err != nil {
+				return err
+			}
+			continue
+		}
+		hides, err := below(path)
+		if err != nil {
+			return err
+		}
+		if !hides {
+			delete(n.Children, name)
+		}
+	}
+	return nil
 }
 
 func isWhiteout(n *erofs.Inode) bool {
