@@ -2,8 +2,8 @@
 // container's own writable disk with its command.
 //
 // Any number of processes may use one cache directory, and each may be killed at any moment: a disk appears whole or not at
-// all. Legal order: OpenCache; then ImageDisk, List and Prune in any order and by any goroutine. A Disk stays as it is until
-// its Close. BuildDirectory and CreateWritable stand for themselves.
+// all. Legal order: OpenCache; then ImageDisk, BundleDisk, StartDisk, List and Prune in any order and by any goroutine. A Disk stays
+// as it is until its Close, a BundleRoot is good until its. BuildDirectory and CreateWritable stand for themselves.
 package rootfs
 
 import (
@@ -33,7 +33,7 @@ import (
 //	lock          flock: held while a temporary file is made, and while leftovers are swept
 //	KEY.erofs     a disk; whoever uses it holds a shared flock on it
 //	KEY.lock      flock: held by who builds that disk; gone afterwards
-//	build-XXXX    a disk that is being built; its builder holds an exclusive flock on it
+//	build-XXXX    a disk that is being built, or a directory on which its layers are mounted; its builder holds an exclusive flock on it
 //	private-XXXX  a disk without the cache; its owner holds a shared flock on it
 type Cache struct {
 	// Limits bound the images of which disks are made; to be set before the first ImageDisk. The zero value stands for
