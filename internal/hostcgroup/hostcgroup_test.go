@@ -102,8 +102,8 @@ func TestHostResources(t *testing.T) {
 	if got.MemorySwap != got.Memory+512*mebibyte {
 		t.Errorf("memory and swap %d, memory %d", got.MemorySwap, got.Memory)
 	}
-	if got.MemoryReservation != 256*mebibyte+overhead || *got.MemorySwappiness != 10 {
-		t.Errorf("reservation %d, swappiness %d", got.MemoryReservation, *got.MemorySwappiness)
+	if got.MemoryReservation != 256*mebibyte+overhead || got.MemorySwappiness != nil {
+		t.Errorf("reservation %d, swappiness %v", got.MemoryReservation, got.MemorySwappiness)
 	}
 	if got.CpuShares != 512 || got.CpuWeight != cgroups.ConvertCPUSharesToCgroupV2Value(512) || got.CpusetCpus != "0" || got.CpusetMems != "0" {
 		t.Errorf("processors: %+v", got)

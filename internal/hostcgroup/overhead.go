@@ -20,7 +20,7 @@ const mebibyte = 1 << 20
 // OverheadOf is what was measured of the VMMs: docs/architecture.md has the figures.
 func OverheadOf(emulated bool) Overhead {
 	if emulated {
-		return Overhead{Fixed: 384 * mebibyte, Part: 64}
+		return Overhead{Fixed: 256 * mebibyte, Part: 64}
 	}
 	return Overhead{Fixed: 96 * mebibyte, Part: 64}
 }

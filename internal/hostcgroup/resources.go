@@ -38,7 +38,6 @@ func hostResources(o Options) *cgroups.Resources {
 		if m.Reservation != nil && *m.Reservation > 0 {
 			r.MemoryReservation = min(*m.Reservation+o.Overhead.memory(o.GuestMemory), r.Memory)
 		}
-		r.MemorySwappiness = m.Swappiness
 	}
 	if cpu := from.CPU; cpu != nil {
 		if cpu.Shares != nil {
@@ -113,7 +112,7 @@ func keepSupported(r *cgroups.Resources, has func(controller, v1, v2 string) boo
 		return true
 	}
 	if lacks(r.Memory != 0, "memory", "memory.limit_in_bytes", "memory.max", "the limit of the microVM's memory") {
-		r.Memory, r.MemorySwap, r.MemoryReservation, r.MemorySwappiness = 0, 0, 0, nil
+		r.Memory, r.MemorySwap, r.MemoryReservation = 0, 0, 0
 	}
 	if lacks(r.MemorySwap != 0, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max", "linux.resources.memory.swap") {
 		r.MemorySwap = 0
