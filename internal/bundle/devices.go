@@ -23,7 +23,8 @@ type device struct {
 // the host's state is missed (Documentation/admin-guide/devices.txt of Linux).
 var guestDevices = map[device]string{
 	{"c", 1, 3}: "null", {"c", 1, 5}: "zero", {"c", 1, 7}: "full", {"c", 1, 8}: "random", {"c", 1, 9}: "urandom", {"c", 1, 11}: "kmsg",
-	{"c", 5, 0}: "tty", {"c", 5, 2}: "ptmx", {"c", 10, 200}: "net/tun", {"c", 10, 203}: "cuse", {"c", 10, 229}: "fuse", {"c", 108, 0}: "ppp",
+	{"c", 5, 0}: "tty", {"c", 5, 2}: "ptmx", {"c", 10, 200}: "net/tun", {"c", 10, 203}: "cuse", {"c", 10, 229}: "fuse",
+	{"c", 108, 0}: "ppp",
 }
 
 // GuestDevices names those that a guest has too, below /dev.

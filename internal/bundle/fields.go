@@ -102,8 +102,8 @@ var Fields = slices.Concat([]Field{
 		{"linux.resources.cpu.quota", Guest, "and on the host, once the guest has booted; it sizes the guest's number of processors"},
 		{"linux.resources.cpu.burst", Refused, "the quota is enforced without a burst; leave it out"},
 		{"linux.resources.cpu.period", Guest, "and on the host"},
-		{"linux.resources.cpu.realtimeRuntime", Refused, "the guest's kernel shares no real-time budget among cgroups; leave it out (--cpu-rt-runtime)"},
-		{"linux.resources.cpu.realtimePeriod", Refused, "the guest's kernel shares no real-time budget among cgroups; leave it out (--cpu-rt-period)"},
+		{"linux.resources.cpu.realtimeRuntime", Refused, noRealtime + " (--cpu-rt-runtime)"},
+		{"linux.resources.cpu.realtimePeriod", Refused, noRealtime + " (--cpu-rt-period)"},
 		{"linux.resources.cpu.cpus", Host, "monitor and VMM run on them, and the guest has as many"},
 		{"linux.resources.cpu.mems", Host, "the VMM's memory comes from these nodes"},
 		{"linux.resources.cpu.idle", Guest, ""},
@@ -118,8 +118,10 @@ var Fields = slices.Concat([]Field{
 	throttle("throttleWriteIOPSDevice"), []Field{
 		{"linux.resources.hugepageLimits[].pageSize", Met, "the guest sets no huge pages aside, so that none are used"},
 		{"linux.resources.hugepageLimits[].limit", Met, "the guest sets no huge pages aside, so that none are used"},
-		{"linux.resources.network.classID", Refused, "the host sees no sockets of the guest's; mark the packets at the network's bridge instead"},
-		{"linux.resources.network.priorities", Refused, "the host sees no sockets of the guest's; set the priority at the network's bridge instead"},
+		{"linux.resources.network.classID", Refused,
+			"the host sees no sockets of the guest's; mark the packets at the network's bridge instead"},
+		{"linux.resources.network.priorities", Refused,
+			"the host sees no sockets of the guest's; set the priority at the network's bridge instead"},
 		{"linux.resources.rdma", Refused, "the guest has no RDMA device; leave it out"},
 		{"linux.resources.unified", Guest, "files of the guest's cgroup: `cpu.*`, `memory.*`, `pids.*`"},
 		{"linux.cgroupsPath", Host, "monitor and VMM are in this cgroup; the container's own is the guest's"},
@@ -132,8 +134,8 @@ var Fields = slices.Concat([]Field{
 		{"linux.devices[].fileMode", Guest, ""},
 		{"linux.devices[].uid", Guest, ""},
 		{"linux.devices[].gid", Guest, ""},
-		{"linux.netDevices", Refused, "an interface of the host's does not move into a guest; make it part of the container's network namespace " +
-			"before the start"},
+		{"linux.netDevices", Refused, "an interface of the host's does not move into a guest; " +
+			"make it part of the container's network namespace before the start"},
 		{"linux.seccomp.defaultAction", Guest, ""},
 		{"linux.seccomp.defaultErrnoRet", Guest, ""},
 		{"linux.seccomp.architectures", Guest, ""},
@@ -178,6 +180,7 @@ const (
 	noUserNamespace = "leave the user namespace out (--userns, userns-remap): the guest's kernel is the container's alone, and its root " +
 		"is nobody on the host"
 	noSeccompListener = "a listener is a program of the host, which cannot answer for a guest's system calls; leave it out"
+	noRealtime        = "the guest's kernel shares no real-time budget among cgroups; leave it out"
 	vmmsIO            = "of the VMM"
 	otherPlatform     = "the container is Linux's; leave it out"
 )

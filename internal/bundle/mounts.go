@@ -51,8 +51,8 @@ func kindOf(m specs.Mount) (kind mountKind, why string) {
 	case !bind && slices.Contains(KernelTypes, m.Type):
 		return ofKernel, ""
 	case !bind:
-		return refused, fmt.Sprintf("a file system of type %q has its data on the host; mount it there and give it as a read-only bind mount, "+
-			"or mount it in the container (--privileged)", m.Type)
+		return refused, fmt.Sprintf("a file system of type %q has its data on the host; mount it there and give it "+
+			"as a read-only bind mount, or mount it in the container (--privileged)", m.Type)
 	case hasOption(m, "idmap", "ridmap"):
 		return refused, "leave its mapping of ids out (idmap): its files are copied with their own owners"
 	case path.Clean(m.Destination) == "/dev/shm" && engineFile(m, "shm"):
@@ -75,8 +75,8 @@ func hasOption(m specs.Mount, names ...string) bool {
 }
 
 // EngineFiles are what Docker and Podman always bind, writable as well.
-var EngineFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/.containerenv", "/run/secrets", "/var/run/.containerenv",
-	"/var/run/secrets", "/etc/passwd", "/etc/group"}
+var EngineFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/.containerenv", "/run/secrets",
+	"/var/run/.containerenv", "/var/run/secrets", "/etc/passwd", "/etc/group"}
 
 // containerDir is a directory that an engine has for a container: its name is the container's id, or userdata.
 var containerDir = regexp.MustCompile(`/([0-9a-f]{64}|userdata)/`)
@@ -159,8 +159,9 @@ func (b *Bundle) onHost(p string) string {
 
 // kernelFiles are the file systems whose files are the host's kernel, by their magic numbers (statfs(2)).
 var kernelFiles = map[int64]string{
-	unix.PROC_SUPER_MAGIC: "/proc", unix.SYSFS_MAGIC: "/sys", unix.CGROUP_SUPER_MAGIC: "its cgroups", unix.CGROUP2_SUPER_MAGIC: "its cgroups",
-	unix.DEVPTS_SUPER_MAGIC: "its terminals", unix.DEBUGFS_MAGIC: "its kernel's files", unix.TRACEFS_MAGIC: "its kernel's files",
+	unix.PROC_SUPER_MAGIC: "/proc", unix.SYSFS_MAGIC: "/sys", unix.CGROUP_SUPER_MAGIC: "its cgroups",
+	unix.CGROUP2_SUPER_MAGIC: "its cgroups",
+	unix.DEVPTS_SUPER_MAGIC:  "its terminals", unix.DEBUGFS_MAGIC: "its kernel's files", unix.TRACEFS_MAGIC: "its kernel's files",
 	unix.SECURITYFS_MAGIC: "its kernel's files", unix.BPF_FS_MAGIC: "its kernel's files", unix.NSFS_MAGIC: "its namespaces",
 }
 

@@ -53,8 +53,8 @@ func checkNamespaces(b *Bundle, r *report) {
 		case n.Absent == Met:
 			r.note("linux.namespaces", "none of type %s is asked for; the container has one of its guest's", n.Type)
 		case n.Absent == Refused:
-			r.refuse("linux.namespaces", "none of type %s means the host's, which a guest has no part in; give it one of its own (no %s host)",
-				n.Type, n.flag)
+			r.refuse("linux.namespaces", "none of type %s means the host's, which a guest has no part in; "+
+				"give it one of its own (no %s host)", n.Type, n.flag)
 		}
 	}
 }
@@ -73,8 +73,8 @@ func checkNamespace(ns specs.LinuxNamespace, at string, r *report) {
 		r.refuse(at+".path", "%s: a guest has no part in a %s namespace of the host's; leave it out (no %s container:X)",
 			ns.Path, ns.Type, Namespaces[i].flag)
 	case processNamespace.MatchString(ns.Path):
-		r.refuse(at+".path", "%s is of a running process: the network of another container (--network container:X) or of the host cannot be "+
-			"a guest's too; connect both to one network", ns.Path)
+		r.refuse(at+".path", "%s is of a running process: the network of another container (--network container:X) or of the host "+
+			"cannot be a guest's too; connect both to one network", ns.Path)
 	}
 }
 

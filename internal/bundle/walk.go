@@ -44,7 +44,8 @@ func walk(v reflect.Value, at, where string, visit func(f Field, where string)) 
 			walk(v.Index(i), at+"[]", where+"["+strconv.Itoa(i)+"]", visit)
 		}
 	case reflect.Map:
-		for _, k := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
+		byName := func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }
+		for _, k := range slices.SortedFunc(slices.Values(v.MapKeys()), byName) {
 			walk(v.MapIndex(k), at+"{}", where+"["+strconv.Quote(k.String())+"]", visit)
 		}
 	}
