@@ -112,6 +112,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.pullCommand(), a.saveCommand(), a.tagCommand())
 	root.AddCommand(a.completionCommand(), a.doctorCommand(), a.gcCommand(), a.firecrackerCommand())
 	root.AddCommand(a.cpCommand())
+	root.AddCommand(a.installCommand(), a.uninstallCommand())
 	root.AddCommand(a.kernelCommand())
 	root.AddCommand(a.createCommand(), a.startCommand(), a.restartCommand(), a.stopCommand(), a.killCommand(), a.waitCommand(),
 		a.pauseCommand(), a.unpauseCommand(), a.renameCommand(), a.eventsCommand(),
