@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +25,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			"\"auto\" guests are emulated where Firecracker or KVM is missing, which is no security boundary.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			r := doctor.Examine(cmd.Context(), doctor.Options{Config: a.cfg, Runtime: servesEngines(cmd.Root())})
+			r := doctor.Examine(cmd.Context(), doctor.Options{Config: a.cfg, Runtime: servesEngines(cmd.Context())})
 			if !r.OK {
 				a.code = 1
 			}
@@ -39,10 +42,10 @@ func (a *app) doctorCommand() *cobra.Command {
 	return cmd
 }
 
-// servesEngines says whether this program has the verbs of an OCI runtime; that of them which Docker does not have, too.
-func servesEngines(root *cobra.Command) bool {
-	found, _, err := root.Find([]string{"delete"})
-	return err == nil && found != root
+// servesEngines says whether this program is an OCI runtime, by asking it what it can do as an engine would.
+func servesEngines(ctx context.Context) bool {
+	self, err := os.Executable()
+	return err == nil && exec.CommandContext(ctx, self, "features").Run() == nil
 }
 
 func printReport(w io.Writer, r doctor.Report) error {

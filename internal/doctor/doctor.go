@@ -102,6 +102,7 @@ var checks = []check{
 	{"cgroups", false, checkCgroups},
 	{"tun", false, checkTun},
 	{"traffic control", false, checkTraffic},
+	{"CNI plugins", false, checkCNI},
 	{"fuse", false, checkFuse},
 	{"Docker", false, checkDocker},
 	{"Podman", false, checkPodman},

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/enginefile"
 	"github.com/runcvm/runcvm/internal/firecracker/install"
 )
 
@@ -101,26 +102,27 @@ func TestAMissingKVMHasTheRemedyOfItsCause(t *testing.T) {
 
 func TestEnginesConfigurationIsRead(t *testing.T) {
 	files := map[string]string{
-		"/etc/docker/daemon.json":                    `{"runtimes": {"runcvm": {"path": "/usr/local/bin/runcvm"}}}`,
-		"/etc/containers/containers.conf.d/10.conf":  "[engine.runtimes]\nruncvm = [\"/usr/local/bin/runcvm\"]\n",
+		"/etc/docker/daemon.json":                    `{"runtimes": {"kata": {"path": "/kata"}, "runcvm": {"path": "/usr/local/bin/runcvm"}}}`,
+		"/etc/containers/containers.conf.d/10.conf":  "[engine.runtimes]\nvm = [\"/usr/local/bin/runcvm\"]\n",
 		"/usr/share/containers/containers.conf":      "[engine.runtimes]\nkata = [\"/usr/bin/kata\"]\n",
 		"/etc/containerd/config.toml":                "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runcvm]\nruntime_type = \"x\"\n",
 		"/etc/containers/containers.conf.d/20.conf":  "[engine]\n",
 		"/etc/containers/containers.conf.d/ignore.d": "[",
 	}
-	readers := map[string]func(*host) (string, error){
-		"/etc/docker/daemon.json": dockerRuntime, "/etc/containers/containers.conf.d/10.conf": podmanRuntime,
-		"/etc/containerd/config.toml": containerdRuntime,
+	readers := map[string]func(*host) ([]enginefile.Runtime, error){
+		"/etc/docker/daemon.json":                   ofFile(enginefile.Docker),
+		"/etc/containers/containers.conf.d/10.conf": ofFile(enginefile.Podman),
+		"/etc/containerd/config.toml":               containerdRuntime,
 	}
 	h := fakeHost(t, files)
 	none := fakeHost(t, map[string]string{"/etc/docker/daemon.json": " \n", "/etc/containerd/config.toml": ""})
 	broken := fakeHost(t, map[string]string{"/etc/docker/daemon.json": "{", "/etc/containerd/config.toml": "[", "/etc/containers/containers.conf": "["})
 	for file, read := range readers {
-		if got, err := read(h); err != nil || got != h.path(file) {
-			t.Errorf("%s: %q, %v", file, got, err)
+		if got, err := read(h); err != nil || len(got) != 1 || got[0].File != h.path(file) {
+			t.Errorf("%s: %+v, %v", file, got, err)
 		}
-		if got, err := read(none); err != nil || got != "" {
-			t.Errorf("%s without a runtime: %q, %v", file, got, err)
+		if got, err := read(none); err != nil || len(got) != 0 {
+			t.Errorf("%s without a runtime: %+v, %v", file, got, err)
 		}
 		if _, err := read(broken); err == nil {
 			t.Errorf("a broken file in place of %s is read", file)
@@ -129,23 +131,80 @@ func TestEnginesConfigurationIsRead(t *testing.T) {
 }
 
 func TestAnEngineThatIsThereIsToldWhatToDo(t *testing.T) {
-	h := fakeHost(t, map[string]string{"/etc/some": ""})
-	registered := ""
-	e := engine{programs: []string{"sh"}, remedy: "register it", registered: func(*host) (string, error) { return registered, nil }}
-	if r := h.checkEngine(e); r.Status != Found || !strings.Contains(r.Detail, "no OCI runtime") {
-		t.Errorf("a runcvm that is no runtime, not registered: %+v", r)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
 	}
-	registered = "/etc/some"
-	if r := h.checkEngine(e); r.Status != Warning || r.Remedy == "" {
-		t.Errorf("a runcvm that is no runtime, registered: %+v", r)
+	h := fakeHost(t, map[string]string{"/other/runcvm": "", "/kata": "", "/plain/runcvm": ""})
+	for _, name := range []string{"/other/runcvm", "/kata"} {
+		if err := os.Chmod(h.path(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(h.path("/this"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, h.path("/this/runcvm")); err != nil {
+		t.Fatal(err)
+	}
+	program := func(version string) string {
+		path := filepath.Join(t.TempDir(), "engine")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\necho engine version "+version+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	current, old := program("2.0.0"), program("1.9.9")
+	for _, c := range []struct {
+		program        string
+		runtime        bool
+		name, path     string
+		status         Status
+		detail, remedy string
+	}{
+		{current, false, "", "", Found, "no OCI runtime", ""},
+		{current, false, "runcvm", "/this/runcvm", Warning, "names the runtime runcvm", "take it out"},
+		{current, true, "", "", Warning, "not registered", "runcvm install engine"},
+		{current, true, "runcvm", "/this/runcvm", Found, "version 2.0.0; the runtime runcvm is registered in /f as /this/runcvm", ""},
+		{current, true, "runcvm", "/gone/runcvm", Warning, "no program", "runcvm install engine"},
+		{current, true, "vm", "/plain/runcvm", Warning, "no program", "runcvm install --name vm engine"},
+		{current, true, "runcvm", "/kata", Warning, "not runcvm", "another name"},
+		{current, true, "runcvm", "/other/runcvm", Warning, "another runcvm", "to take this one: runcvm install engine"},
+		{current, true, "runcvm", "", Found, "is registered in /f", ""},
+		{old, true, "runcvm", "/this/runcvm", Warning, "older than runcvm is tested with", "version 2.0.0 or later"},
+		{old, true, "", "", Warning, "not registered", "or later; runcvm install engine"},
+		{"/nowhere/engine", true, "", "", Missing, "not installed", ""},
+	} {
+		h.Runtime = c.runtime
+		e := engine{programs: []string{c.program}, least: [3]int{2, 0, 0}, remedy: "runcvm install engine"}
+		e.registered = func(*host) ([]enginefile.Runtime, error) {
+			if c.name == "" {
+				return nil, nil
+			}
+			return []enginefile.Runtime{{Name: c.name, Path: c.path, File: "/f"}}, nil
+		}
+		r := h.checkEngine(t.Context(), e)
+		if r.Status != c.status || !strings.Contains(r.Detail, c.detail) || !strings.Contains(r.Remedy, c.remedy) || (r.Remedy == "") != (c.remedy == "") {
+			t.Errorf("%+v: %+v", c, r)
+		}
 	}
 	h.Runtime = true
-	if r := h.checkEngine(e); r.Status != Found {
-		t.Errorf("registered: %+v", r)
+	e := engine{programs: []string{current}, registered: func(*host) ([]enginefile.Runtime, error) { return nil, os.ErrInvalid }}
+	if r := h.checkEngine(t.Context(), e); r.Status != Warning || r.Remedy != "correct the file" {
+		t.Errorf("a configuration that cannot be read: %+v", r)
 	}
-	registered = ""
-	if r := h.checkEngine(e); r.Status != Warning || r.Remedy != "register it" {
-		t.Errorf("not registered: %+v", r)
+}
+
+func TestCNIPluginsAreFoundWhereTheyAreInstalled(t *testing.T) {
+	h := fakeHost(t, map[string]string{"/opt/cni/bin/bridge": "", "/usr/lib/cni/host-local": "", "/usr/lib/cni/loopback": "", "/usr/sbin/iptables": ""})
+	for _, name := range []string{"/opt/cni/bin/bridge", "/usr/lib/cni/host-local"} {
+		if err := os.Chmod(h.path(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := checkCNI(t.Context(), h)
+	if r.Status != Missing || !strings.HasPrefix(r.Detail, "loopback, portmap in none of") || !strings.Contains(r.Remedy, "containernetworking-plugins") {
+		t.Errorf("%+v", r)
 	}
 }
 

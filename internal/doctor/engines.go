@@ -2,54 +2,59 @@ package doctor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/runcvm/runcvm/internal/enginefile"
 )
 
 // engine is a container engine that could run containers through runcvm.
 type engine struct {
-	programs []string // any of these says that it is installed
-	// registered says whether a configuration names runcvm, and where.
-	registered func(h *host) (file string, err error)
+	programs []string // the first of these that is there says that it is installed
+	least    [3]int   // the oldest version that runcvm is tested with; zero for any
+	// registered lists what its configuration names as runcvm.
+	registered func(h *host) ([]enginefile.Runtime, error)
 	remedy     string
 }
 
-// runtimeName is what runcvm is called in engines' configuration.
-const runtimeName = "runcvm"
-
-func checkDocker(_ context.Context, h *host) Result {
-	return h.checkEngine(engine{
-		programs: []string{"dockerd", "docker"}, registered: dockerRuntime,
-		remedy: `{"runtimes": {"runcvm": {"path": "/usr/local/bin/runcvm"}}} in /etc/docker/daemon.json, then systemctl reload docker`,
+func checkDocker(ctx context.Context, h *host) Result {
+	return h.checkEngine(ctx, engine{
+		programs: []string{"dockerd", "docker"}, least: [3]int{20, 10, 0}, registered: ofFile(enginefile.Docker),
+		remedy: "runcvm install docker, then systemctl reload docker",
 	})
 }
 
-func checkPodman(_ context.Context, h *host) Result {
-	return h.checkEngine(engine{
-		programs: []string{"podman"}, registered: podmanRuntime,
-		remedy: `[engine.runtimes] with runcvm = ["/usr/local/bin/runcvm"] in /etc/containers/containers.conf`,
+func checkPodman(ctx context.Context, h *host) Result {
+	return h.checkEngine(ctx, engine{
+		programs: []string{"podman"}, least: [3]int{4, 3, 0}, registered: ofFile(enginefile.Podman), remedy: "runcvm install podman",
 	})
 }
 
-func checkContainerd(_ context.Context, h *host) Result {
-	return h.checkEngine(engine{
+func checkContainerd(ctx context.Context, h *host) Result {
+	return h.checkEngine(ctx, engine{
 		programs: []string{"containerd"}, registered: containerdRuntime,
 		remedy: `[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runcvm] with runtime_type = "io.containerd.runcvm.v2" in ` +
 			`/etc/containerd/config.toml, then systemctl restart containerd`,
 	})
 }
 
+// ofFile lists what is called runcvm in an engine's files, or is it under another name.
+func ofFile(e enginefile.Engine) func(*host) ([]enginefile.Runtime, error) {
+	return func(h *host) ([]enginefile.Runtime, error) {
+		all, err := e.Runtimes(h.Root)
+		return slices.DeleteFunc(all, func(r enginefile.Runtime) bool { return r.Name != enginefile.DefaultName && !r.Ours() }), err
+	}
+}
+
 // checkEngine never names something that is needed: runcvm runs containers itself.
-func (h *host) checkEngine(e engine) Result {
+func (h *host) checkEngine(ctx context.Context, e engine) Result {
 	path := ""
 	for _, p := range e.programs {
 		if found, err := exec.LookPath(p); err == nil {
@@ -60,85 +65,94 @@ func (h *host) checkEngine(e engine) Result {
 	if path == "" {
 		return Result{Status: Missing, Detail: "not installed, which runcvm run does not need"}
 	}
-	file, err := e.registered(h)
-	switch {
-	case err != nil:
-		return Result{Status: Warning, Detail: path + "; its configuration cannot be read: " + err.Error(), Remedy: "correct the file"}
-	case !h.Runtime && file == "":
-		return Result{Status: Found, Detail: path + "; it cannot use this version of runcvm, which is no OCI runtime: use runcvm run"}
-	case !h.Runtime:
-		return Result{Status: Warning,
-			Detail: fmt.Sprintf("%s; %s names the runtime %s, which this version cannot be", path, file, runtimeName),
-			Remedy: "take it out of there, and use runcvm run"}
-	case file == "":
-		return Result{Status: Warning, Detail: path + "; the runtime " + runtimeName + " is not registered", Remedy: e.remedy}
-	}
-	return Result{Status: Found, Detail: fmt.Sprintf("%s; the runtime %s is registered in %s", path, runtimeName, file)}
-}
-
-func dockerRuntime(h *host) (string, error) {
-	file := h.path("/etc/docker/daemon.json")
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	var config struct {
-		Runtimes map[string]json.RawMessage `json:"runtimes"`
-	}
-	if len(strings.TrimSpace(string(b))) > 0 {
-		if err := json.Unmarshal(b, &config); err != nil {
-			return "", fmt.Errorf("%s: %w", file, err)
-		}
-	}
-	if _, ok := config.Runtimes[runtimeName]; !ok {
-		return "", nil
-	}
-	return file, nil
-}
-
-func podmanRuntime(h *host) (string, error) {
-	files := []string{h.path("/usr/share/containers/containers.conf"), h.path("/etc/containers/containers.conf")}
-	more, err := filepath.Glob(h.path("/etc/containers/containers.conf.d/*.conf"))
-	if err != nil {
-		return "", err
-	}
-	return tomlRuntime(append(files, more...), func(t map[string]any) bool {
-		_, ok := table(t, "engine", "runtimes")[runtimeName]
-		return ok
-	})
-}
-
-func containerdRuntime(h *host) (string, error) {
-	return tomlRuntime([]string{h.path("/etc/containerd/config.toml")}, func(t map[string]any) bool {
-		// Version 2 of the configuration, then version 3 of containerd 2.
-		for _, plugin := range []string{"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"} {
-			if _, ok := table(t, "plugins", plugin, "containerd", "runtimes")[runtimeName]; ok {
-				return true
+	r := Result{Status: Found, Detail: path}
+	if text, err := output(ctx, path, "--version"); err == nil {
+		if v, ok := parseVersion(text); ok {
+			r.Detail += ", version " + dotted(v)
+			if compare(v, e.least) < 0 {
+				r.Status, r.Remedy = Warning, "take version "+dotted(e.least)+" or later"
+				r.Detail += ", older than runcvm is tested with"
 			}
 		}
-		return false
-	})
-}
-
-// tomlRuntime returns the last of the files in which it is registered.
-func tomlRuntime(files []string, registered func(map[string]any) bool) (string, error) {
-	for _, file := range slices.Backward(files) {
-		var t map[string]any
-		_, err := toml.DecodeFile(file, &t)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", file, err)
-		}
-		if registered(t) {
-			return file, nil
+	}
+	found, err := e.registered(h)
+	switch {
+	case err != nil:
+		r.worsen("its configuration cannot be read: "+err.Error(), "correct the file")
+	case !h.Runtime && len(found) == 0:
+		r.Detail += "; it cannot use this version of runcvm, which is no OCI runtime: use runcvm run"
+	case !h.Runtime:
+		r.worsen(fmt.Sprintf("%s names the runtime %s, which this version cannot be", found[0].File, found[0].Name),
+			"take it out of there, and use runcvm run")
+	case len(found) == 0:
+		r.worsen("the runtime "+enginefile.DefaultName+" is not registered", e.remedy)
+	}
+	if h.Runtime {
+		for _, f := range found {
+			h.checkRuntime(&r, f, e.remedy)
 		}
 	}
-	return "", nil
+	return r
+}
+
+// worsen adds what is to be known, and its remedy, to a line.
+func (r *Result) worsen(detail, remedy string) {
+	r.Status = Warning
+	r.Detail += "; " + detail
+	if r.Remedy != "" {
+		r.Remedy += "; "
+	}
+	r.Remedy += remedy
+}
+
+// checkRuntime looks whether the program that an engine would start is this one.
+func (h *host) checkRuntime(r *Result, f enginefile.Runtime, remedy string) {
+	if f.Name != enginefile.DefaultName {
+		remedy = strings.Replace(remedy, "install", "install --name "+f.Name, 1)
+	}
+	where := fmt.Sprintf("the runtime %s is registered in %s", f.Name, f.File)
+	if f.Path == "" { // containerd finds a shim by its type
+		r.Detail += "; " + where
+		return
+	}
+	where += " as " + f.Path
+	info, err := os.Stat(h.path(f.Path))
+	switch {
+	case err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+		r.worsen(where+", which is no program", remedy)
+		return
+	case !f.Ours():
+		r.worsen(where+", which is not runcvm", "choose another name: "+strings.Replace(remedy, "install", "install --name NAME", 1))
+		return
+	}
+	self, err := os.Executable()
+	if err == nil {
+		var own os.FileInfo
+		if own, err = os.Stat(self); err == nil && !os.SameFile(info, own) {
+			r.worsen(where+", another runcvm than this one, "+self, "to take this one: "+remedy)
+			return
+		}
+	}
+	r.Detail += "; " + where
+}
+
+func containerdRuntime(h *host) ([]enginefile.Runtime, error) {
+	file := h.path("/etc/containerd/config.toml")
+	var t map[string]any
+	_, err := toml.DecodeFile(file, &t)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	// Version 2 of the configuration, then version 3 of containerd 2.
+	for _, plugin := range []string{"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"} {
+		if _, ok := table(t, "plugins", plugin, "containerd", "runtimes")[enginefile.DefaultName]; ok {
+			return []enginefile.Runtime{{Name: enginefile.DefaultName, File: file}}, nil
+		}
+	}
+	return nil, nil
 }
 
 // table is the one that lies at the path; nil where there is none.

@@ -104,7 +104,8 @@ exec chroot "$ROOT" /usr/local/bin/runcvm doctor $ARGS`
 	remedies := map[string]string{
 		"Firecracker": "runcvm firecracker install", "jailer": "runcvm firecracker install", "firecracker-qemu": "make install",
 		"QEMU": "apt-get install qemu-system-x86", "guest kernel": "apt-get install linux-image-cloud-amd64", "guest agent": "runcvm-guest",
-		"crun": "apt-get install crun", "KVM": "", "tun": "/dev/net/tun", "fuse": "/dev/fuse",
+		"crun": "apt-get install crun", "CNI plugins": "apt-get install containernetworking-plugins",
+		"KVM": "", "tun": "/dev/net/tun", "fuse": "/dev/fuse",
 	}
 	check := func() string {
 		t.Helper()
