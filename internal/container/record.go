@@ -160,12 +160,17 @@ func writeFileAtomically(path string, v any) error {
 	return replaceFile(path, append(b, '\n'))
 }
 
+// replaceFile gives a file new content at once, also when the power fails: without the sync a file system may have the new name
+// before it has the content, and the file is empty then.
 func replaceFile(path string, b []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return err
 	}
 	_, err = tmp.Write(b)
+	if err == nil {
+		err = tmp.Sync()
+	}
 	err = errors.Join(err, tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -43,7 +44,11 @@ func (s *Store) Hold(ctx context.Context, img Image, path string) error {
 		return err
 	}
 	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("hold image %s: %w", img.Name, err)
+	}
+	// Durable before it has its name: after a power failure the file is whole, or not there.
+	if err := writeSynced(tmp, b); err != nil {
 		return fmt.Errorf("hold image %s: %w", img.Name, err)
 	}
 	if err := os.Rename(tmp, path); err != nil {
@@ -69,6 +74,11 @@ func (s *Store) held() ([]Image, error) {
 		img, err := readImage(filepath.Join(s.containers(), dir.Name(), holder))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it holds none yet, or was removed just now
+		}
+		if damaged := new(damagedError); errors.As(err, &damaged) {
+			// It holds nothing: its container cannot be started again, whatever blobs there are.
+			slog.Warn("A container's record of its image is damaged; remove the container", "path", damaged.path, "error", damaged.err)
+			continue
 		}
 		if err != nil {
 			return nil, err

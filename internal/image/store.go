@@ -122,10 +122,22 @@ func readImage(path string) (Image, error) {
 	}
 	var img Image
 	if err := json.Unmarshal(b, &img); err != nil {
-		return Image{}, fmt.Errorf("image record %s is damaged; import the image again: %w", path, err)
+		return Image{}, &damagedError{path, err}
 	}
 	return img, nil
 }
+
+// damagedError is of a record that cannot be read, as a disk that lost data has it.
+type damagedError struct {
+	path string
+	err  error
+}
+
+func (e *damagedError) Error() string {
+	return fmt.Sprintf("image record %s is damaged; import the image again: %v", e.path, e.err)
+}
+
+func (e *damagedError) Unwrap() error { return e.err }
 
 // Get returns an image by name (without a tag it is ":latest"), by a repository's name with a digest, by the digest of its
 // manifest with or without "sha256:", or
