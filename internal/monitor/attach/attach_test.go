@@ -227,6 +227,29 @@ func TestNotMoreThanSoManyCanBeAttached(t *testing.T) {
 	}
 }
 
+func TestWhoLeavesWhileNobodyTakesItsInputKeepsNoPlace(t *testing.T) {
+	h, dial := newHub(t, Options{Stdin: true})
+	r := h.Input(nil)
+	for range maxClients {
+		conn := dial()
+		attached(t, conn)
+		for range 3 { // more than one: the next is not read before the first is taken
+			if err := writeFrame(conn, frameStdin, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		conn.Close()
+	}
+	for len(h.all()) > 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	attached(t, dial())
+	go h.End(Exit{})
+	if b, err := io.ReadAll(r); err != nil || len(b) > maxClients {
+		t.Errorf("the process reads %d bytes, %v", len(b), err)
+	}
+}
+
 // FuzzReceive has a monitor that sends any bytes.
 func FuzzReceive(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x00\x02{}\x04\x00\x00\x00\x01x\x06\x00\x00\x00\x0a{\"code\":3}"))

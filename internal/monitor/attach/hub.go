@@ -10,7 +10,10 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -19,6 +22,8 @@ const (
 	slowTimeout = 10 * time.Second
 	// maxClients bounds those who are attached at one time.
 	maxClients = 64
+	// watchPeriod is how often it is looked whether a client whose input nobody takes is still there.
+	watchPeriod = time.Second
 )
 
 // Options are a container's.
@@ -125,9 +130,52 @@ func (h *Hub) serve(c *client) {
 			return
 		}
 		if h.o.Stdin {
+			fed := h.watch(c)
 			h.feed(c, payload)
+			close(fed)
 		}
 	}
+}
+
+// watch looks until fed is closed whether a client leaves while nobody takes its input, during which nothing is read of its
+// connection. One that does gives its place up; what it has written last is the process's still.
+func (h *Hub) watch(c *client) (fed chan struct{}) {
+	fed = make(chan struct{})
+	go func() {
+		again := time.NewTicker(watchPeriod)
+		defer again.Stop()
+		for {
+			select {
+			case <-fed:
+				return
+			case <-again.C:
+			}
+			if hungUp(c.conn) {
+				h.o.Log.Debug("a client has left while nobody took its input")
+				h.remove(c)
+				return
+			}
+		}
+	}()
+	return fed
+}
+
+// hungUp says whether the other end has closed the connection, whatever is still to be read of it.
+func hungUp(conn net.Conn) (gone bool) {
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(poll, 0)
+		gone = err == nil && poll[0].Revents&unix.POLLHUP != 0
+	})
+	return gone || err != nil
 }
 
 func (h *Hub) remove(c *client) {
