@@ -103,13 +103,27 @@ func (s *controlServer) Restart(ctx context.Context, r *api.RestartRequest) (*ap
 	if err := s.wishStop(ctx, stop); err != nil {
 		return nil, refuse(err)
 	}
+	if err := wish.await(ctx, s.m.over); err != nil {
+		return nil, refuse(err)
+	}
+	return &api.RestartResponse{}, nil
+}
+
+// await waits until the wish is fulfilled, or cannot be. A restart that fails ends the container for good, and its reason is what is
+// told of that.
+func (w *restartWish) await(ctx context.Context, over <-chan struct{}) error {
 	select {
-	case <-wish.done:
-		return &api.RestartResponse{}, refuse(wish.err)
-	case <-s.m.over:
-		return nil, refuse(fmt.Errorf("it was removed meanwhile: %w", errNotRunning))
+	case <-w.done:
+		return w.err
+	case <-over:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
+	}
+	select {
+	case <-w.done:
+		return w.err
+	default:
+		return fmt.Errorf("it was removed meanwhile: %w", errNotRunning)
 	}
 }
 

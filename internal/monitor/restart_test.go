@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -57,5 +58,22 @@ func TestOnFailureCountsFailuresOnly(t *testing.T) {
 	}
 	if _, again := newRestarts(RestartPolicy{}).next(1, 0); again {
 		t.Error("without a policy it is started again")
+	}
+}
+
+func TestARestartThatFailsIsToldWithItsReason(t *testing.T) {
+	reason := errors.New("the image is gone")
+	over := make(chan struct{})
+	close(over)
+	w := &restartWish{done: make(chan struct{})}
+	if err := w.await(t.Context(), over); !errors.Is(err, errNotRunning) {
+		t.Errorf("a container that was removed: %v", err)
+	}
+	w.err = reason
+	close(w.done)
+	for range 100 {
+		if err := w.await(t.Context(), over); !errors.Is(err, reason) {
+			t.Fatalf("got %v", err)
+		}
 	}
 }
