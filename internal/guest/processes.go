@@ -23,6 +23,8 @@ const (
 	// largest message, 4 MiB.
 	maxProcesses = 4096
 	maxArgs      = 512
+	// maxArgCount bounds their number: empty ones have one byte in /proc and two in a message.
+	maxArgCount = 64
 	// clockTicks is USER_HZ, which /proc counts time in on every architecture that there is a guest for (proc(5)).
 	clockTicks = 100
 	tick       = time.Second / clockTicks
@@ -102,7 +104,8 @@ func readProcess(dir string, booted time.Time) (p *guestapi.Process, parent int,
 		return nil, 0, err
 	}
 	if len(cmdline) > 0 {
-		p.Args = strings.Split(strings.TrimSuffix(string(bytes.ToValidUTF8(cmdline, []byte("?"))), "\x00"), "\x00")
+		args := strings.Split(strings.TrimSuffix(string(bytes.ToValidUTF8(cmdline, []byte("?"))), "\x00"), "\x00")
+		p.Args = args[:min(len(args), maxArgCount)]
 	}
 	return p, parent, nil
 }
