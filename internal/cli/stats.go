@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	units "github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -68,11 +69,11 @@ const statsPeriod = time.Second
 func (a *app) stats(ctx context.Context, refs []string, f *statsFlags) error {
 	last := map[string]sample{}
 	for {
-		entries, err := a.statsEntries(refs, f.all)
-		if err != nil {
+		first := len(last) == 0
+		entries, gone, err := a.statsEntries(refs, f.all, first)
+		if err != nil || gone {
 			return err
 		}
-		first := len(last) == 0
 		next := a.sampleAll(ctx, entries)
 		if !first || len(entries) == 0 {
 			rows := make([]statsRow, len(entries))
@@ -97,29 +98,29 @@ func (a *app) stats(ctx context.Context, refs []string, f *statsFlags) error {
 	}
 }
 
-// statsEntries are the containers that are named, or all.
-func (a *app) statsEntries(refs []string, all bool) ([]*container.Entry, error) {
+// statsEntries are the containers that are named, or all. After the first time one that is named may have been removed; gone says
+// that all have.
+func (a *app) statsEntries(refs []string, all, first bool) (shown []*container.Entry, gone bool, err error) {
 	if len(refs) == 0 {
 		entries, err := a.containers().List()
-		var shown []*container.Entry
 		for _, e := range entries {
 			if all || e.Alive {
 				shown = append(shown, e)
 			}
 		}
-		return shown, err
+		return shown, false, err
 	}
-	var shown []*container.Entry
 	var errs []error
 	for _, ref := range refs {
 		e, err := a.containers().Find(ref)
-		if err != nil {
+		switch {
+		case err == nil:
+			shown = append(shown, e)
+		case first || !errdefs.IsNotFound(err):
 			errs = append(errs, err)
-			continue
 		}
-		shown = append(shown, e)
 	}
-	return shown, errors.Join(errs...)
+	return shown, len(shown) == 0, errors.Join(errs...)
 }
 
 // sample is what a container uses at a moment; stats is nil where it does not run.
