@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,8 @@ func create(t *testing.T, s *Store, r Record) *Handle {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Its lock is held as long as a monitor's: a handle that nobody looks at any more would be closed by the collector.
+	t.Cleanup(func() { runtime.KeepAlive(h) })
 	return h
 }
 
