@@ -1,0 +1,139 @@
+//go:build e2e
+
+package engines
+
+// A container's stop signal, in the shell's words: it tells of it and ends with 3.
+const untilTerm = `trap "echo bye; exit 3" TERM; while :; do sleep 0.1; done`
+
+var cases = []testCase{
+	{name: "run", steps: []step{
+		{run: `run --rm --name @ IMAGE sh -c 'echo out; echo err >&2; exit 7'`, code: 7, out: "out", err: "err"},
+		{name: "--rm leaves no container", run: "ps -aq --filter name=@", out: nothing},
+	}},
+	{name: "input", steps: []step{
+		{run: "run --rm -i --name @ IMAGE sh -c 'cat; echo end'", input: "a line\nan end without one", out: "a line\nan end without oneend"},
+	}},
+	{name: "terminal", steps: []step{
+		{run: `run --rm -it --name @ IMAGE sh -c 'echo ready; read x; echo got $x on $(tty) of $(stty size)'`, input: "typed\n", tty: true,
+			out: "*got typed on /dev/pts/0 of 33 99"},
+	}},
+	{name: "missing", steps: []step{
+		{run: "run --rm --name @ IMAGE /no/such/program", code: 127, err: "*no such file or directory*"},
+		{run: "run --rm --name @-b IMAGE /etc/passwd", code: 126, err: "*ermission denied*"},
+	}},
+	{name: "life", steps: []step{
+		{run: `run -d --name @ --stop-timeout 20 -e A=1 -w /tmp -u 1000:1000 IMAGE sh -c 'echo started; ` + untilTerm + `'`, out: "*"},
+		{name: "logs", run: "logs @", out: "started", until: true},
+		{name: "inspect running", run: "inspect -f '{{.State.Running}} {{.State.Status}}' @", out: "true running"},
+		{name: "exec", run: `exec -e X=2 @ sh -c 'echo $A $X $(id -u):$(id -g) $(pwd)'`, out: "1 2 1000:1000 /tmp"},
+		{name: "exec -u -w", run: `exec -u 0 -w /bin @ sh -c 'echo $(id -u) $(pwd); exit 5'`, code: 5, out: "0 /bin"},
+		{name: "exec -i", run: "exec -i @ cat", input: "through exec\n", out: "through exec"},
+		{name: "exec -it", run: "exec -it @ sh -c 'echo ready; read x; echo got $x; stty size'", input: "typed\n", tty: true, out: "*got typed\n33 99"},
+		{name: "exec of a missing program", run: "exec @ /no/such", code: 127, out: "*"},
+		{name: "exec -d", run: "exec -d @ sh -c 'echo here >/tmp/detached'"},
+		{name: "what exec -d did", run: "exec @ cat /tmp/detached", out: "here", until: true},
+		{name: "top", run: "top @", out: "*sh -c*"},
+		{name: "stats", run: "stats --no-stream --format '{{.Name}}' @", out: "@", kinds: onlyPodman},
+		{name: "stats", run: "stats --no-stream --format '{{.Name}} {{.PIDs}}' @", out: "* 2|* 3|* 1", kinds: dockers},
+		{name: "pause", run: "pause @", out: "*"},
+		{name: "inspect paused", run: "inspect -f '{{.State.Status}}' @", out: "paused"},
+		{name: "exec in a paused one", run: "exec @ true", code: 1, err: "*paused*", kinds: dockers},
+		{name: "unpause", run: "unpause @", out: "*"},
+		{name: "exec after unpause", run: "exec @ echo again", out: "again"},
+		{name: "update", run: "update --cpus 0.5 @", out: "*", kinds: dockers},
+		{name: "inspect updated", run: "inspect -f '{{.HostConfig.NanoCpus}}' @", out: "500000000", kinds: dockers},
+		{name: "stop with grace", run: "stop @", out: "*"},
+		{name: "inspect stopped", run: "inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}' @", out: "exited 3 false"},
+		{name: "logs of the end", run: "logs @", out: "started\nbye"},
+		{name: "start", run: "start @", out: "*"},
+		{name: "logs of both lives", run: "logs @", out: "started\nbye\nstarted", until: true},
+		{name: "what was written is there", run: "exec @ cat /tmp/detached", out: "here"},
+		{name: "restart", run: "restart @", out: "*"},
+		{name: "logs of three lives", run: "logs @", out: "started\nbye\nstarted\nbye\nstarted", until: true},
+		{name: "kill", run: "kill @", out: "*"},
+		{name: "wait", run: "wait @", out: "137"},
+		{name: "inspect killed", run: "inspect -f '{{.State.Status}} {{.State.ExitCode}}' @", out: "exited 137", until: true},
+		{name: "rm", run: "rm @", out: "*"},
+		{name: "inspect removed", run: "inspect @", code: 1, kinds: dockers},
+	}},
+	{name: "signal", steps: []step{
+		{run: `run -d --name @ IMAGE sh -c 'trap "echo usr1; exit 9" USR1; echo ready; while :; do sleep 0.1; done'`, out: "*"},
+		{name: "ready", run: "logs @", out: "ready", until: true},
+		{name: "kill -s USR1", run: "kill -s USR1 @", out: "*"},
+		{name: "wait", run: "wait @", out: "9"},
+		{name: "logs", run: "logs @", out: "ready\nusr1"},
+	}},
+	{name: "logs-follow", steps: []step{
+		{run: "run -d --name @ IMAGE sh -c 'for i in 1 2 3; do echo line $i; sleep 0.5; done; echo to stderr >&2'", out: "*"},
+		{name: "logs -f", run: "logs -f @", out: "line 1\nline 2\nline 3", err: "to stderr"},
+	}},
+	{name: "attach", steps: []step{
+		{run: "run -d -i --name @ IMAGE sh -c 'read x; echo got $x; exit 4'", out: "*"},
+		{name: "attach", run: "attach @", input: "by attach\n", code: 4, out: "got by attach", kinds: dockers},
+		// Podman's attach may end before the container's exit code is known.
+		{name: "attach", run: "attach @", input: "by attach\n", anyCode: true, out: "got by attach*", kinds: onlyPodman},
+		{name: "inspect", run: "inspect -f {{.State.ExitCode}} @", out: "4", until: true},
+	}},
+	{name: "oom", steps: []step{
+		{run: "run --name @ --memory 64m --memory-swap 64m IMAGE dd if=/dev/zero of=/dev/null bs=200M", code: 137},
+		{name: "inspect", run: "inspect -f '{{.State.ExitCode}} {{.State.OOMKilled}} {{.HostConfig.Memory}}' @", out: "137 true 67108864", kinds: dockers},
+		// conmon tells of it only where it can watch the cgroup.
+		{name: "inspect", run: "inspect -f '{{.State.ExitCode}} {{.HostConfig.Memory}}' @", out: "137 67108864", kinds: onlyPodman},
+	}},
+	{name: "restart-policy", steps: []step{
+		{run: "run -d --name @ --restart on-failure:2 IMAGE sh -c 'echo again; exit 6'", out: "*"},
+		{name: "logs", run: "logs @", out: "again\nagain\nagain", until: true},
+		{name: "inspect", run: "inspect -f '{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}' @", out: "2 exited 6", until: true},
+	}},
+	{name: "healthcheck", steps: []step{
+		{run: "run -d --name @ --health-cmd 'test -f /ok' --health-interval 1s --health-retries 1 IMAGE sleep 1000", out: "*"},
+		{name: "unhealthy", run: "inspect -f {{.State.Health.Status}} @", out: "unhealthy", until: true, kinds: dockers},
+		{name: "exec", run: "exec @ touch /ok"},
+		{name: "healthy", run: "inspect -f {{.State.Health.Status}} @", out: "healthy", until: true, kinds: dockers},
+		{name: "healthcheck run", run: "healthcheck run @", kinds: onlyPodman},
+	}},
+	{name: "init", steps: []step{
+		{run: "run --rm --init --name @ IMAGE sh -c 'cat /proc/1/comm; exit 8'", code: 8, out: "docker-init|tini-static|podman-init|init"},
+	}},
+	{name: "events", steps: []step{
+		{run: "run --name @ IMAGE true"},
+		{name: "events", run: "events --since 10m --until 0s --filter container=@ --format {{.Action}}", out: "create\nattach\nstart\ndie",
+			until: true, kinds: dockers},
+	}},
+	{name: "options", steps: []step{
+		{run: `run --rm --name @ --read-only --tmpfs /t:size=1m,mode=750 --cap-drop ALL --cap-add CHOWN --ulimit nofile=100:200 --hostname name
+			--add-host other:10.1.2.3 --dns 198.18.0.99 --shm-size 2m IMAGE sh -c '
+			touch /x 2>/dev/null || echo read-only; stat -c %a /t; df -k /t | awk "END{print \$2}"; grep CapBnd /proc/self/status; ulimit -n; ulimit -Hn
+			hostname; grep -c other /etc/hosts; grep nameserver /etc/resolv.conf; df -k /dev/shm | awk "END{print \$2}"'`,
+			out: "read-only\n750\n1024\nCapBnd:\t0000000000000001\n100\n200\nname\n1\nnameserver 198.18.0.99\n2048"},
+	}},
+	{name: "names", steps: []step{
+		{run: "network create --ipv6 --subnet SUBNET4 --subnet SUBNET6 @", out: "*"},
+		{run: `run -d --name @ --network @ IMAGE sh -c 'echo hello from $(hostname -i | wc -w) >/tmp/index.html; exec httpd -f -p 8080 -h /tmp'`, out: "*"},
+		{name: "by name", run: "run --rm --name @-b --network @ IMAGE sh -c 'until wget -q -O - http://@:8080/; do sleep 0.2; done'", out: "hello from *", err: "*"},
+	}},
+	{name: "outside", steps: []step{
+		{run: `run --rm --name @ IMAGE sh -c 'wget -q -O - http://outside.example/; wget -q -O - http://198.18.0.1/; ping -c 1 -q tcp.example | grep -c "1 packets received"'`,
+			out: "hello from outside to *\nhello from outside to 198.18.0.2\n1"},
+	}},
+	{name: "killed", steps: []step{
+		{run: "run -d --name @ IMAGE sh -c 'echo started; echo written >>/file; cat /file; sleep 1000'", out: "*"},
+		{name: "logs", run: "logs @", out: "started\nwritten", until: true},
+		{name: "kill -9 of the container's process", host: "kill -9 $(ENGINE inspect -f '{{.State.Pid}}' @)"},
+		{name: "inspect", run: "inspect -f '{{.State.Status}} {{.State.ExitCode}}' @", out: "exited 137", until: true},
+		{name: "start", run: "start @", out: "*"},
+		{name: "logs of both lives", run: "logs @", out: "started\nwritten\nstarted\nwritten\nwritten", until: true},
+	}},
+	{name: "copy", steps: []step{
+		{name: "create", run: "create --name @ IMAGE sh -c 'cat /copied'", out: "*"},
+		{name: "cp", run: "cp /etc/debian_version @:/copied"},
+		{name: "start -a", run: "start -a @", out: "12.*"},
+	}},
+	{name: "publish", steps: []step{
+		{run: `run -d --name @ -p PORT1:8080 -p PORT2:8081/udp IMAGE sh -c 'echo hello >/tmp/index.html; httpd -p 8080 -h /tmp; exec nc -lu -p 8081 -e cat'`, out: "*"},
+		{name: "TCP from the host", host: "busybox wget -q -O - http://198.18.0.2:PORT1/", out: "hello", until: true},
+		{name: "TCP from the host's loopback", host: "busybox wget -q -O - http://127.0.0.1:PORT1/", out: "hello"},
+		{name: "TCP from outside", outside: "busybox wget -q -O - http://198.18.0.2:PORT1/", out: "hello"},
+		{name: "UDP from outside", outside: "echo datagram | busybox nc -u -w 2 198.18.0.2 PORT2", out: "datagram"},
+	}},
+}

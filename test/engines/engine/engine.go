@@ -1,0 +1,263 @@
+//go:build e2e
+
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/runcvm/runcvm/test/harness"
+)
+
+// Kind is one of the engines.
+type Kind string
+
+// The engines.
+const (
+	DebianDocker  Kind = "docker-20.10"
+	CurrentDocker Kind = "docker"
+	Podman        Kind = "podman"
+)
+
+// Kinds are all engines.
+var Kinds = []Kind{DebianDocker, CurrentDocker, Podman}
+
+// The runtimes, by the names under which each engine knows them. Runc is the control.
+const (
+	Runc   = "control"
+	RunCVM = "runcvm"
+)
+
+// Engine is one that runs.
+type Engine struct {
+	*Host
+	Kind   Kind
+	daemon *daemon // nil for Podman
+}
+
+// Result is how a command ended.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Options are further settings of an engine.
+type Options struct {
+	// LiveRestore lets containers outlive Docker's daemon.
+	LiveRestore bool
+}
+
+// New starts an engine.
+func New(t testing.TB, kind Kind, o Options) *Engine {
+	t.Helper()
+	e := &Engine{Host: NewHost(t), Kind: kind}
+	e.serveOutside()
+	e.configureRunCVM()
+	if kind == Podman {
+		e.configurePodman()
+	} else {
+		e.startDocker(o)
+	}
+	return e
+}
+
+// For returns the same engine for a subtest, whose failures are then its own.
+func (e *Engine) For(t testing.TB) *Engine {
+	host := *e.Host
+	host.t = t
+	return &Engine{Host: &host, Kind: e.Kind, daemon: e.daemon}
+}
+
+// programs is the directory of the engines that are built for the tests.
+func programs(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(harness.Bin(t), "test", "engines")
+	if _, err := os.Stat(filepath.Join(dir, "dockerd")); err != nil {
+		t.Fatalf("%v: run the e2e suites by make test-e2e", err)
+	}
+	return dir
+}
+
+func (e *Engine) runtimes() map[string]string {
+	return map[string]string{Runc: filepath.Join(programs(e.t), "runc"), RunCVM: filepath.Join(harness.Bin(e.t), "runcvm")}
+}
+
+// etc writes a file of the host's own /etc.
+func (e *Engine) etc(name, text string) {
+	e.t.Helper()
+	// What the mounted overlay's upper directory is given behind its back need not appear there.
+	path := filepath.Join(fmt.Sprintf("/proc/%d/root/etc", e.Pid), name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// RunCVMDir is where RunCVM keeps what it has on this host.
+func (e *Engine) RunCVMDir() string { return filepath.Join(e.Dir, "runcvm") }
+
+func (e *Engine) configureRunCVM() {
+	vmm := os.Getenv("RUNCVM_VMM")
+	if vmm == "" {
+		vmm = filepath.Join(harness.Bin(e.t), "firecracker-qemu")
+	}
+	config := fmt.Sprintf("data_dir = %q\nrun_dir = %q\n[vmm]\npath = %q\n", filepath.Join(e.RunCVMDir(), "data"), filepath.Join(e.RunCVMDir(), "run"), vmm)
+	if kernel := os.Getenv("RUNCVM_KERNEL"); kernel != "" {
+		config += fmt.Sprintf("[kernel]\npath = %q\n", kernel)
+	}
+	e.etc("runcvm/config.toml", config)
+}
+
+// RunCVMCommand runs the people's command on the host.
+func (e *Engine) RunCVMCommand(args ...string) (string, error) {
+	return e.Host.Run(filepath.Join(harness.Bin(e.t), "runcvm"), args...)
+}
+
+// Command prepares a command of the engine.
+func (e *Engine) Command(ctx context.Context, args ...string) *exec.Cmd {
+	if e.Kind == Podman {
+		return e.Host.Command(ctx, "podman", args...)
+	}
+	cmd := exec.CommandContext(ctx, "/usr/bin/docker", append([]string{"-H", "unix://" + e.daemon.socket}, args...)...)
+	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+filepath.Join(e.Dir, "cli"))
+	return cmd
+}
+
+// Shell is how a shell on the host calls the engine's command.
+func (e *Engine) Shell() string {
+	if e.Kind == Podman {
+		return "podman"
+	}
+	return "/usr/bin/docker -H unix://" + e.daemon.socket
+}
+
+// Run runs a command of the engine and returns how it ended.
+func (e *Engine) Run(args ...string) Result {
+	e.t.Helper()
+	return e.RunInput(nil, args...)
+}
+
+// RunInput is Run with a standard input.
+func (e *Engine) RunInput(stdin io.Reader, args ...string) Result {
+	e.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
+	defer cancel()
+	cmd := e.Command(ctx, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+		e.t.Fatalf("%s %s: %v", e.Kind, strings.Join(args, " "), err)
+	}
+	if ctx.Err() != nil {
+		e.t.Errorf("%s %s has not ended within %s\nstdout: %.2000s\nstderr: %.8000s", e.Kind, strings.Join(args, " "), harness.Patience,
+			stdout.String(), stderr.String())
+	}
+	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// MustRun is Run that fails the test unless the command succeeds. It returns the trimmed standard output.
+func (e *Engine) MustRun(args ...string) string {
+	e.t.Helper()
+	r := e.Run(args...)
+	if r.Code != 0 {
+		e.t.Fatalf("%s %s: exit code %d\nstdout: %.2000s\nstderr: %.8000s", e.Kind, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
+// WithRuntime are the arguments of a command with the runtime named where this engine wants it.
+func (e *Engine) WithRuntime(runtime string, args ...string) []string {
+	switch {
+	case e.Kind == Podman:
+		return append([]string{"--runtime", runtime}, args...)
+	case args[0] == "run" || args[0] == "create":
+		return slices.Insert(slices.Clone(args), 1, "--runtime", runtime)
+	}
+	return args
+}
+
+// Load brings an image of a docker-archive to the engine.
+func (e *Engine) Load(archive string) {
+	e.t.Helper()
+	e.MustRun("load", "-q", "-i", archive)
+}
+
+// CheckLeft fails the test if a process, link, mount or cgroup of the engine's containers is there after their end.
+func (e *Engine) CheckLeft() {
+	e.t.Helper()
+	e.CheckLeftBut()
+}
+
+// CheckLeftBut is CheckLeft while containers with these names are there and do not run.
+func (e *Engine) CheckLeftBut(names ...string) {
+	e.t.Helper()
+	var ids []string
+	for _, name := range names {
+		ids = append(ids, e.MustRun("inspect", "-f", "{{.Id}}", name))
+	}
+	harness.Eventually(e.t, harness.Soon, func() error {
+		left := slices.DeleteFunc(e.left(), func(what string) bool {
+			return slices.ContainsFunc(ids, func(id string) bool { return what == runCVMContainer+id })
+		})
+		if len(left) > 0 {
+			return fmt.Errorf("left on the host of %s:\n%s", e.Kind, strings.Join(left, "\n"))
+		}
+		return nil
+	})
+}
+
+// runCVMContainer begins the line of left that tells of a container.
+const runCVMContainer = "container of RunCVM "
+
+// left lists what is there beside the engine: processes, network interfaces, mounts of containers, cgroups, containers of RunCVM's.
+func (e *Engine) left() []string {
+	var left []string
+	engine := e.daemon.processes()
+	for pid, command := range e.Processes() {
+		if !slices.Contains(engine, pid) {
+			left = append(left, fmt.Sprintf("process %d %s", pid, command))
+		}
+	}
+	_ = e.InNetwork("", func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/dev")
+		for line := range strings.Lines(string(b)) {
+			name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
+			if ok && (strings.HasPrefix(name, "veth") || strings.HasPrefix(name, "b9fc")) {
+				left = append(left, "interface "+name)
+			}
+		}
+		return err
+	})
+	mounts, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", e.Pid))
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		for _, sign := range []string{"/merged", "/rootfs", "/shm", e.RunCVMDir() + "/"} {
+			if len(f) > 1 && strings.HasPrefix(f[1], e.Dir) && strings.Contains(f[1], sign) {
+				left = append(left, "mount "+f[1])
+				break
+			}
+		}
+	}
+	for _, path := range e.Cgroups() {
+		// Engines keep the parents of their containers' cgroups.
+		if base := filepath.Base(path); base != "docker" && base != "libpod_parent" {
+			left = append(left, "cgroup "+path)
+		}
+	}
+	containers, _ := os.ReadDir(filepath.Join(e.RunCVMDir(), "data", "containers"))
+	for _, c := range containers {
+		left = append(left, runCVMContainer+c.Name())
+	}
+	return left
+}

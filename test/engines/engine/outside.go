@@ -1,0 +1,125 @@
+//go:build e2e
+
+package engine
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// Addresses of the neighbour of each host, and names that its name server knows. The answer for TCPName comes by TCP only.
+const (
+	Outside4    = "198.18.0.1"
+	Outside6    = "fd00:198::1"
+	OutsideName = "outside.example"
+	TCPName     = "tcp.example"
+)
+
+// serveOutside runs a name server and a web server, which tells each client its address, in the neighbour's network.
+func (e *Engine) serveOutside() {
+	e.t.Helper()
+	err := e.InNetwork("outside", func() error {
+		udp, err := net.ListenPacket("udp", ":53")
+		if err != nil {
+			return err
+		}
+		tcp, err := net.Listen("tcp", ":53")
+		if err != nil {
+			return err
+		}
+		web, err := net.Listen("tcp", ":80")
+		if err != nil {
+			return err
+		}
+		e.t.Cleanup(func() { udp.Close(); tcp.Close(); web.Close() })
+		go serveDatagrams(udp)
+		go serveConnections(tcp)
+		go func() {
+			_ = http.Serve(web, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				host, _, _ := net.SplitHostPort(r.RemoteAddr)
+				fmt.Fprintln(w, "hello from outside to", host)
+			}))
+		}()
+		return nil
+	})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func serveDatagrams(c net.PacketConn) {
+	b := make([]byte, 4096)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		if reply := answer(b[:n], false); reply != nil {
+			_, _ = c.WriteTo(reply, from)
+		}
+	}
+}
+
+func serveConnections(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			for {
+				var length [2]byte
+				if _, err := io.ReadFull(c, length[:]); err != nil {
+					return
+				}
+				b := make([]byte, binary.BigEndian.Uint16(length[:]))
+				if _, err := io.ReadFull(c, b); err != nil {
+					return
+				}
+				reply := answer(b, true)
+				if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+// answer is the reply to a question, or nil.
+func answer(question []byte, tcp bool) []byte {
+	var p dnsmessage.Parser
+	header, err := p.Start(question)
+	if err != nil {
+		return nil
+	}
+	q, err := p.Question()
+	if err != nil {
+		return nil
+	}
+	reply := dnsmessage.Message{Header: dnsmessage.Header{ID: header.ID, Response: true, Authoritative: true, RecursionDesired: header.RecursionDesired,
+		RecursionAvailable: true}, Questions: []dnsmessage.Question{q}}
+	resource := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
+	switch name := strings.TrimSuffix(strings.ToLower(q.Name.String()), "."); {
+	case name != OutsideName && name != TCPName:
+		reply.RCode = dnsmessage.RCodeNameError
+	case name == TCPName && !tcp:
+		reply.Truncated = true
+	case q.Type == dnsmessage.TypeA:
+		reply.Answers = []dnsmessage.Resource{{Header: resource, Body: &dnsmessage.AResource{A: netip.MustParseAddr(Outside4).As4()}}}
+	case q.Type == dnsmessage.TypeAAAA:
+		reply.Answers = []dnsmessage.Resource{{Header: resource, Body: &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(Outside6).As16()}}}
+	}
+	b, err := reply.Pack()
+	if err != nil {
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,38 @@
+//go:build e2e
+
+package engine
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+func (e *Engine) configurePodman() {
+	e.t.Helper()
+	runtimes := e.runtimes()
+	e.etc("containers/containers.conf", fmt.Sprintf(`[engine]
+runtime = %q
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "/run/libpod"
+init_path = "/usr/bin/tini-static"
+runtime_supports_json = [%[1]q, %[3]q]
+[engine.runtimes]
+%[1]s = [%[2]q]
+%[3]s = [%[4]q]
+[network]
+network_backend = "netavark"
+default_subnet = "172.31.0.0/16"
+`, Runc, runtimes[Runc], RunCVM, runtimes[RunCVM]))
+	e.etc("containers/storage.conf", fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n",
+		filepath.Join(e.Dir, "podman"), filepath.Join(e.Dir, "x")))
+	e.etc("containers/registries.conf", "")
+	e.etc("containers/policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	e.t.Cleanup(func() {
+		if ids := strings.Fields(e.Run("ps", "-aq").Stdout); len(ids) > 0 {
+			e.Run(append([]string{"rm", "-f", "-t", "0"}, ids...)...)
+		}
+		e.CheckLeft()
+	})
+}

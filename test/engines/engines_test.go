@@ -1,0 +1,43 @@
+//go:build e2e
+
+package engines
+
+import (
+	"testing"
+
+	"github.com/runcvm/runcvm/test/engines/engine"
+)
+
+func TestMain(m *testing.M) { engine.Main(m) }
+
+// TestEngines runs the table of cases with each engine, under runc as the control.
+func TestEngines(t *testing.T) {
+	differences := readDifferences(t)
+	for _, kind := range engine.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			e := engine.New(t, kind, engine.Options{})
+			e.LoadImages(engine.Busybox)
+			for _, runtime := range runtimes {
+				t.Run(runtime, func(t *testing.T) {
+					t.Run("cases", func(t *testing.T) {
+						for _, c := range cases {
+							t.Run(c.name, func(t *testing.T) {
+								t.Parallel()
+								runCase(t, e, runtime, c, differences)
+							})
+						}
+					})
+					for _, x := range []struct {
+						name string
+						run  func(*testing.T, *engine.Engine, string)
+					}{{"together", testTogether}, {"nginx", testNginx}, {"new content", testNewContent}, {"cycles", testCycles}, {"left", testLeft}} {
+						t.Run(x.name, func(t *testing.T) { x.run(t, e.For(t), runtime) })
+					}
+				})
+			}
+		})
+	}
+	if !t.Failed() {
+		differences.reportUnused(t)
+	}
+}

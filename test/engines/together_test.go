@@ -1,0 +1,107 @@
+//go:build e2e
+
+package engines
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/runcvm/runcvm/test/engines/engine"
+	"github.com/runcvm/runcvm/test/harness"
+)
+
+// testTogether starts many containers at once: each has its own output and exit code.
+func testTogether(t *testing.T, e *engine.Engine, runtime string) {
+	const containers = 20
+	var all sync.WaitGroup
+	for i := range containers {
+		all.Go(func() {
+			want := fmt.Sprintf("this is %d\n", i)
+			r := e.Run(e.WithRuntime(runtime, "run", "--rm", engine.Busybox, "sh", "-c", fmt.Sprintf("echo this is %d; exit %d", i, i))...)
+			if r.Code != i || r.Stdout != want {
+				t.Errorf("container %d: exit code %d, stdout %q, stderr %.2000s", i, r.Code, r.Stdout, r.Stderr)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// testNginx asks a web server behind a published port 1,000 times, with a connection for each.
+func testNginx(t *testing.T, e *engine.Engine, runtime string) {
+	e.LoadImages(engine.Nginx)
+	const name = "nginx"
+	t.Cleanup(func() { e.Run("rm", "-f", name) })
+	e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, "-p", "18080:80", engine.Nginx)...)
+	client := &http.Client{Timeout: harness.Patience, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (c net.Conn, err error) {
+			err = e.InNetwork("outside", func() error {
+				var d net.Dialer
+				c, err = d.DialContext(ctx, "tcp4", address)
+				return err
+			})
+			return c, err
+		}}}
+	ask := func() error {
+		r, err := client.Get("http://198.18.0.2:18080/")
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		page, err := io.ReadAll(r.Body)
+		if err == nil && (r.StatusCode != http.StatusOK || string(page) != engine.NginxPage) {
+			err = fmt.Errorf("%s, %d bytes", r.Status, len(page))
+		}
+		return err
+	}
+	harness.Eventually(t, harness.Patience, ask)
+	const requests, clients = 1000, 10
+	began := time.Now()
+	var all sync.WaitGroup
+	for range clients {
+		all.Go(func() {
+			for range requests / clients {
+				if err := ask(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d requests in %s", requests, time.Since(began).Round(time.Millisecond))
+}
+
+// testNewContent loads another image of the same name with other content at the same path.
+func testNewContent(t *testing.T, e *engine.Engine, runtime string) {
+	const image = "registry.test/content:1"
+	for _, content := range []string{"one", "two"} {
+		archive := filepath.Join(t.TempDir(), "image.tar")
+		img, err := engine.BusyboxImage(map[string]string{"/content": content})
+		if err == nil {
+			err = engine.WriteArchive(archive, image, img)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Load(archive)
+		if got := e.MustRun(e.WithRuntime(runtime, "run", "--rm", image, "cat", "/content")...); got != content {
+			t.Errorf("the image's file has %q, want %q", got, content)
+		}
+		e.MustRun("rmi", image)
+	}
+}
+
+// testLeft removes all containers and expects that the host is as it was before.
+func testLeft(t *testing.T, e *engine.Engine, _ string) {
+	if ids := strings.Fields(e.Run("ps", "-aq").Stdout); len(ids) > 0 {
+		t.Errorf("containers are left: %v", ids)
+	}
+	e.CheckLeft()
+}
