@@ -47,15 +47,15 @@ test-programs: ## Build the programs that e2e suites put into guests, and a regi
 	$(GOBUILD) -o bin/test/ ./test/programs/...
 	cd tools && $(GOBUILD) -o ../bin/test/ ./registry
 
-# Docker's parts are built once for each version: dockerd alone takes minutes.
+# The engines' parts are built once for each version: dockerd alone takes minutes.
 ENGINE_TOOLS := test/engines/tools
-ENGINES := bin/test/engines/.built
-.PHONY: test-engines-programs
-test-engines-programs: $(ENGINES) ## Build a current Docker and runc, which e2e suites start, into bin/test/engines/
-$(ENGINES): $(ENGINE_TOOLS)/go.mod $(ENGINE_TOOLS)/go.sum
-	cd $(ENGINE_TOOLS) && $(GOBUILD) -o ../../../bin/test/engines/ github.com/moby/moby/v2/cmd/dockerd \
+ENGINES := bin/test/engines
+$(ENGINES)/runc: $(ENGINE_TOOLS)/go.mod $(ENGINE_TOOLS)/go.sum
+	cd $(ENGINE_TOOLS) && go build -trimpath -ldflags '-s -w' -tags seccomp -o $(CURDIR)/$(ENGINES)/ github.com/opencontainers/runc
+	touch $@
+$(ENGINES)/dockerd: $(ENGINE_TOOLS)/go.mod $(ENGINE_TOOLS)/go.sum
+	cd $(ENGINE_TOOLS) && $(GOBUILD) -o $(CURDIR)/$(ENGINES)/ github.com/moby/moby/v2/cmd/dockerd \
 	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
-	cd $(ENGINE_TOOLS) && go build -trimpath -ldflags '-s -w' -tags seccomp -o ../../../bin/test/engines/ github.com/opencontainers/runc
 	touch $@
 
 .PHONY: image
@@ -87,16 +87,20 @@ test-sdk: build ## Boot a guest on firecracker-qemu through Firecracker's offici
 	cd test/firecracker-go-sdk && RUNCVM_VMM=$(CURDIR)/bin/firecracker-qemu go test -count=1 -v ./...
 
 .PHONY: test-e2e
-test-e2e: build test-programs test-engines-programs image tools-image ## Run the e2e suites on firecracker-qemu
+test-e2e: build test-programs $(ENGINES)/runc image tools-image ## Run the e2e suites on firecracker-qemu
 	$(TEST_ENV) go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-kvm
-test-kvm: build test-programs test-engines-programs image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
+test-kvm: build test-programs image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
 	test/kvm/run
 
+.PHONY: test-engines
+test-engines: build test-programs $(ENGINES)/runc $(ENGINES)/dockerd ## Run the engines' suite with all engines, a current Docker included
+	$(TEST_ENV) RUNCVM_TEST_ENGINES=all go test -tags e2e -count=1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') ./test/engines
+
 .PHONY: soak
-soak: build test-programs test-engines-programs ## Start and stop a container 1,000 times with each engine and runtime
-	$(TEST_ENV) RUNCVM_TEST_CYCLES=1000 go test -tags e2e -count=1 -v -timeout 24h -run 'TestEngines/.*/.*/cycles' ./test/engines
+soak: build test-programs $(ENGINES)/runc $(ENGINES)/dockerd ## Start and stop a container 1,000 times with each engine and runtime
+	$(TEST_ENV) RUNCVM_TEST_ENGINES=all RUNCVM_TEST_CYCLES=1000 go test -tags e2e -count=1 -v -timeout 24h -run 'TestEngines/.*/.*/cycles' ./test/engines
 
 .PHONY: bench
 bench: build test-programs image ## Run the benchmarks, write bench/results.json

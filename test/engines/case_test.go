@@ -69,7 +69,7 @@ func runCase(t *testing.T, e *engine.Engine, runtime string, c testCase, l diffe
 	e = e.For(t)
 	container := c.name + "-" + runtime
 	n := fmt.Sprint(serial.Add(1))
-	expand := strings.NewReplacer("@", container, "IMAGE", engine.Busybox, "ENGINE", e.Shell(), "SUBNET4", "10.77."+n+".0/24", "SUBNET6", "fd00:77:0:"+n+"::/64",
+	expand := strings.NewReplacer("@", container, "IMAGE", engine.Busybox, "ENGINE", e.Shell(), "UDPECHO", harness.Program(t, "udpecho"), "SUBNET4", "10.77."+n+".0/24", "SUBNET6", "fd00:77:0:"+n+"::/64",
 		"PORT1", "2"+fmt.Sprintf("%04s", n), "PORT2", "1"+fmt.Sprintf("%04s", n)).Replace
 	t.Cleanup(func() {
 		for _, name := range []string{container, container + "-b"} {

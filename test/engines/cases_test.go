@@ -101,7 +101,7 @@ var cases = []testCase{
 			until: true, kinds: dockers},
 	}},
 	{name: "options", steps: []step{
-		{run: `run --rm --name @ --read-only --tmpfs /t:size=1m,mode=750 --cap-drop ALL --cap-add CHOWN --ulimit nofile=100:200 --hostname name
+		{run: `run --rm --name @ --read-only --tmpfs /t:size=1m,mode=750 --cap-drop ALL --cap-add CHOWN --ulimit nofile=100:200 --ulimit nproc=1000 --hostname name
 			--add-host other:10.1.2.3 --dns 198.18.0.99 --shm-size 2m IMAGE sh -c '
 			touch /x 2>/dev/null || echo read-only; stat -c %a /t; df -k /t | awk "END{print \$2}"; grep CapBnd /proc/self/status; ulimit -n; ulimit -Hn
 			hostname; grep -c other /etc/hosts; grep nameserver /etc/resolv.conf; df -k /dev/shm | awk "END{print \$2}"'`,
@@ -113,8 +113,8 @@ var cases = []testCase{
 		{name: "by name", run: "run --rm --name @-b --network @ IMAGE sh -c 'until wget -q -O - http://@:8080/; do sleep 0.2; done'", out: "hello from *", err: "*"},
 	}},
 	{name: "outside", steps: []step{
-		{run: `run --rm --name @ IMAGE sh -c 'wget -q -O - http://outside.example/; wget -q -O - http://198.18.0.1/; ping -c 1 -q tcp.example | grep -c "1 packets received"'`,
-			out: "hello from outside to *\nhello from outside to 198.18.0.2\n1"},
+		{run: `run --rm --name @ IMAGE sh -c 'wget -q -O - http://outside.example/; wget -q -O - http://198.18.0.1/; wget -q -O - http://tcp.example/'`,
+			out: "hello from outside to *\nhello from outside to 198.18.0.2\nhello from outside to *"},
 	}},
 	{name: "killed", steps: []step{
 		{run: "run -d --name @ IMAGE sh -c 'echo started; echo written >>/file; cat /file; sleep 1000'", out: "*"},
@@ -130,10 +130,10 @@ var cases = []testCase{
 		{name: "start -a", run: "start -a @", out: "12.*"},
 	}},
 	{name: "publish", steps: []step{
-		{run: `run -d --name @ -p PORT1:8080 -p PORT2:8081/udp IMAGE sh -c 'echo hello >/tmp/index.html; httpd -p 8080 -h /tmp; exec nc -lu -p 8081 -e cat'`, out: "*"},
+		{run: `run -d --name @ -p PORT1:8080 -p PORT2:8081/udp IMAGE sh -c 'echo hello >/tmp/index.html; httpd -p 8080 -h /tmp; exec udpecho :8081'`, out: "*"},
 		{name: "TCP from the host", host: "busybox wget -q -O - http://198.18.0.2:PORT1/", out: "hello", until: true},
 		{name: "TCP from the host's loopback", host: "busybox wget -q -O - http://127.0.0.1:PORT1/", out: "hello"},
 		{name: "TCP from outside", outside: "busybox wget -q -O - http://198.18.0.2:PORT1/", out: "hello"},
-		{name: "UDP from outside", outside: "echo datagram | busybox nc -u -w 2 198.18.0.2 PORT2", out: "datagram"},
+		{name: "UDP from outside", outside: "UDPECHO 198.18.0.2:PORT2 datagram", out: "datagram"},
 	}},
 }

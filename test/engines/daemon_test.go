@@ -14,7 +14,10 @@ import (
 // TestDaemonKilled kills Docker's daemon with SIGKILL. With live-restore the container lives on, and the next daemon knows it as
 // before; without, that one ends it, and nothing is left.
 func TestDaemonKilled(t *testing.T) {
-	for _, kind := range dockers {
+	for _, kind := range kinds() {
+		if kind == engine.Podman {
+			continue // it has no daemon
+		}
 		for _, live := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/live-restore %t", kind, live), func(t *testing.T) {
 				e := engine.New(t, kind, engine.Options{LiveRestore: live})

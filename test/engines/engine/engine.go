@@ -82,7 +82,7 @@ func (e *Engine) For(t testing.TB) *Engine {
 func programs(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(harness.Bin(t), "test", "engines")
-	if _, err := os.Stat(filepath.Join(dir, "dockerd")); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "runc")); err != nil {
 		t.Fatalf("%v: run the e2e suites by make test-e2e", err)
 	}
 	return dir

@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Busybox is the name of an image of Debian's static busybox, of some 2 MiB; Nginx of the same with Debian's nginx as its command.
+// Busybox is the name of an image of Debian's static busybox and udpecho, of some 4 MiB; Nginx of the same with Debian's nginx as its command.
 const (
 	Busybox = "registry.test/busybox:1"
 	Nginx   = "registry.test/nginx:1"
@@ -41,7 +41,7 @@ type archive struct {
 var (
 	dir      string // of the archives
 	archives = map[string]*archive{
-		Busybox: {make: func() (v1.Image, error) { return BusyboxImage(nil) }},
+		Busybox: {make: busybox},
 		Nginx:   {make: nginx},
 	}
 )
@@ -89,7 +89,15 @@ func WriteArchive(path, as string, img v1.Image) error {
 	return tarball.WriteToFile(path, tag, img)
 }
 
-// BusyboxImage is Busybox with further files.
+func busybox() (v1.Image, error) {
+	program, err := os.ReadFile(filepath.Join(os.Getenv("RUNCVM_BIN"), "test", "udpecho"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: run the e2e suites by make test-e2e", err)
+	}
+	return BusyboxImage(map[string]string{"/bin/udpecho": string(program)})
+}
+
+// BusyboxImage is an image of Debian's static busybox with further files, which are programs.
 func BusyboxImage(files map[string]string) (v1.Image, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
