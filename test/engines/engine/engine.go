@@ -250,8 +250,8 @@ func (e *Engine) left() []string {
 		}
 	}
 	for _, path := range e.Cgroups() {
-		// Engines keep the parents of their containers' cgroups.
-		if base := filepath.Base(path); base != "docker" && base != "libpod_parent" {
+		// Engines keep the parents of their containers' cgroups, and Podman that of its monitors.
+		if base := filepath.Base(path); base != "docker" && base != "libpod_parent" && base != "conmon" {
 			left = append(left, "cgroup "+path)
 		}
 	}

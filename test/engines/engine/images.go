@@ -181,7 +181,7 @@ func nginx() (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return configured(img, v1.Config{Cmd: []string{program, "-c", "/etc/nginx.conf"}, Env: []string{"PATH=/bin"}})
+	return configured(img, v1.Config{Cmd: []string{program, "-e", "stderr", "-c", "/etc/nginx.conf"}, Env: []string{"PATH=/bin"}})
 }
 
 // NginxPage is what Nginx serves.
@@ -194,6 +194,11 @@ error_log stderr;
 events {}
 http {
   access_log off;
+  client_body_temp_path /tmp/body;
+  proxy_temp_path /tmp/proxy;
+  fastcgi_temp_path /tmp/fastcgi;
+  uwsgi_temp_path /tmp/uwsgi;
+  scgi_temp_path /tmp/scgi;
   server {
     listen 80;
     listen [::]:80;
