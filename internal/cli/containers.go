@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
-	"github.com/runcvm/runcvm/internal/monitor/api"
 )
 
 func (a *app) rmCommand() *cobra.Command {
@@ -53,80 +51,21 @@ func (a *app) remove(ctx context.Context, e *container.Entry, force bool) error 
 	case !e.Alive:
 	case e.State == "stopped":
 		// Its monitor is about to end.
-		wait, cancel := context.WithTimeout(ctx, killTimeout)
+		wait, cancel := context.WithTimeout(ctx, monitor.EndTimeout)
 		defer cancel()
 		if err := e.AwaitEnd(wait); err != nil && !force {
 			return err
 		} else if err != nil {
-			return errors.Join(a.kill(ctx, e), e.Discard())
+			return errors.Join(monitor.End(ctx, e), e.Discard())
 		}
 	case !force:
 		return fmt.Errorf("container %s is %s; \"runcvm rm -f %s\" kills and removes it", e.Name, e.State, e.Name)
 	default:
-		if err := a.kill(ctx, e); err != nil {
+		if err := monitor.End(ctx, e); err != nil {
 			return err
 		}
 	}
 	return e.Discard()
-}
-
-const (
-	// killTimeout is how long a monitor may take to end its sandbox before it is killed itself: the guest's deadline for a
-	// signal and for an orderly shutdown.
-	killTimeout = 30 * time.Second
-	// askTimeout bounds the asking.
-	askTimeout = 5 * time.Second
-)
-
-// kill ends a container through its monitor, or with its monitor where that does not answer.
-func (a *app) kill(ctx context.Context, e *container.Entry) error {
-	pidfd, err := a.monitorPidfd(e)
-	if err != nil {
-		return err
-	}
-	if pidfd < 0 {
-		if again, err := a.containers().Find(e.ID); err == nil && again.Alive && again.Pid != e.Pid {
-			return a.kill(ctx, again) // it was started again meanwhile
-		}
-		return nil
-	}
-	defer unix.Close(pidfd)
-	asked := askToKill(ctx, e)
-	if asked == nil && ended(pidfd, killTimeout) {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return errors.Join(fmt.Errorf("kill the monitor of %s: %w", e.Name, err), asked)
-	}
-	// The processes of its pid namespace, the VMM among them, end before it does.
-	if !ended(pidfd, killTimeout) {
-		return errors.Join(fmt.Errorf("the monitor of %s (pid %d) does not end", e.Name, e.Pid), asked)
-	}
-	return nil
-}
-
-func askToKill(ctx context.Context, e *container.Entry) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	c, err := monitor.Dial(ctx, e)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }() // all that was asked for is answered
-	_, err = c.Kill(ctx, &api.KillRequest{})
-	return err
-}
-
-// ended waits until the process is gone.
-func ended(pidfd int, timeout time.Duration) bool {
-	deadline := time.Now().Add(timeout)
-	for {
-		left := max(time.Until(deadline), 0)
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds()))
-		if !errors.Is(err, unix.EINTR) {
-			return n == 1
-		}
-	}
 }
 
 func (a *app) timelineCommand() *cobra.Command {

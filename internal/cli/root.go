@@ -23,6 +23,7 @@ import (
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/monitor"
+	"github.com/runcvm/runcvm/internal/ocicli"
 	"github.com/runcvm/runcvm/internal/rootfs"
 )
 
@@ -53,6 +54,9 @@ func Execute(zero time.Time) int {
 	a.zero = zero
 	if len(os.Args) == 2 && os.Args[1] == monitor.Command {
 		return monitor.Main()
+	}
+	if ocicli.Wants(os.Args[1:]) {
+		return ocicli.Execute(zero, os.Args[1:])
 	}
 	root := a.root()
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], cobra.ShellCompRequestCmd) {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -87,37 +86,4 @@ func (a *app) ask(ctx context.Context, e *container.Entry, call func(context.Con
 		return fmt.Errorf("container %s: %s", e.Name, s.Message())
 	}
 	return fmt.Errorf("container %s: %w", e.Name, err)
-}
-
-// monitorPidfd returns a descriptor of the monitor that e was found with, or -1 where that monitor has ended.
-func (a *app) monitorPidfd(e *container.Entry) (int, error) {
-	pidfd, err := unix.PidfdOpen(e.Pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return -1, nil
-	}
-	if err != nil {
-		return -1, fmt.Errorf("reach the monitor of %s: %w", e.Name, err)
-	}
-	// The pid was that monitor's when the descriptor was taken only if it still lives now, and is not a later one of the container.
-	if again, err := a.containers().Find(e.ID); err != nil || !again.Alive || again.Pid != e.Pid {
-		unix.Close(pidfd)
-		return -1, nil
-	}
-	return pidfd, nil
-}
-
-// awaitMonitor waits for the end of a container's monitor, for as long as that takes.
-func (a *app) awaitMonitor(ctx context.Context, e *container.Entry) error {
-	pidfd, err := a.monitorPidfd(e)
-	if err != nil || pidfd < 0 {
-		return err
-	}
-	defer unix.Close(pidfd)
-	const look = time.Second
-	for ctx.Err() == nil {
-		if ended(pidfd, look) {
-			return nil
-		}
-	}
-	return ctx.Err()
 }

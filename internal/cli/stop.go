@@ -93,7 +93,7 @@ func (a *app) stop(ctx context.Context, ref string, f *stopFlags) error {
 	if err != nil && !errdefs.IsFailedPrecondition(err) && !errors.Is(err, errMonitorGone) {
 		return err
 	}
-	return a.awaitMonitor(ctx, e)
+	return monitor.AwaitEnd(ctx, e)
 }
 
 func (a *app) killCommand() *cobra.Command {

@@ -95,6 +95,19 @@ func (h *Handle) Rename(r *Record, name string) error {
 	return errors.Join(h.store.release(old, r.ID), h.Event(*r, "rename", map[string]string{"oldName": "/" + old}))
 }
 
+// Get returns the container with this whole id of the store. errdefs.ErrNotFound.
+func (s *Store) Get(id string) (*Entry, error) {
+	return (&Entry{store: s, Record: Record{ID: id, Name: Short(id)}}).Again()
+}
+
+// WriteBundle keeps the specification that the container is made of, for what is asked of it later.
+func (h *Handle) WriteBundle(v any) error {
+	if err := writeFileAtomically(filepath.Join(h.Dir, BundleFile), v); err != nil {
+		return fmt.Errorf("write the container's specification: %w", err)
+	}
+	return nil
+}
+
 // Again looks at the container once more. errdefs.ErrNotFound says that it is gone.
 func (e *Entry) Again() (*Entry, error) {
 	now, err := e.store.open(e.ID)

@@ -47,6 +47,8 @@ type Record struct {
 	RestartCount int    `json:"restart_count,omitempty"`
 	VMM          VMM    `json:"vmm,omitzero"`
 	Kernel       string `json:"kernel,omitempty"`
+	// Bundle is set where an OCI runtime's create has made it; Image is then the bundle's directory.
+	Bundle *Bundle `json:"bundle,omitempty"`
 }
 
 // Restarting is the state of a container that has ended and is started again by its restart policy.
@@ -73,6 +75,8 @@ const (
 	// RequestFile is what the container was asked to be, ImageFile the image that it keeps (see image.Store.Hold).
 	RequestFile = "request.json"
 	ImageFile   = "image.json"
+	// BundleFile is the specification of the bundle that the container was made of, as it was then.
+	BundleFile = "bundle.json"
 	// OutputLog is the container's output (package logfile), ConsoleLog the guest's serial console, VMMLog the VMM's
 	// standard error, MonitorLog the monitor's log.
 	OutputLog  = "output.log"

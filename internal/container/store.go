@@ -342,10 +342,10 @@ func (s *Store) Find(ref string) (*Entry, error) {
 	all, err := s.List()
 	var found []*Entry
 	for _, e := range all {
-		if e.Name == ref || e.ID == ref {
+		if e.Name == ref || e.ID == ref || e.PublicID() == ref {
 			return e, nil
 		}
-		if ref != "" && strings.HasPrefix(e.ID, ref) {
+		if ref != "" && (strings.HasPrefix(e.ID, ref) || strings.HasPrefix(e.PublicID(), ref)) {
 			found = append(found, e)
 		}
 	}

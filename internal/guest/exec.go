@@ -235,7 +235,9 @@ func completeProcess(r *guestapi.ExecRequest, own *process, lookup userLookup) (
 	if err != nil {
 		return nil, nil, err
 	}
-	if r.User == "" {
+	if r.OwnUser {
+		// It is whole.
+	} else if r.User == "" {
 		umask := p.user.Umask
 		p.user = own.user
 		p.user.Umask = umask

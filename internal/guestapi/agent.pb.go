@@ -718,7 +718,9 @@ type ExecRequest struct {
 	Stdout bool `protobuf:"varint,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr bool `protobuf:"varint,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	// Further groups of user, by name or number.
-	Groups        []string `protobuf:"bytes,8,rep,name=groups,proto3" json:"groups,omitempty"`
+	Groups []string `protobuf:"bytes,8,rep,name=groups,proto3" json:"groups,omitempty"`
+	// process.user is whole: neither user nor the container's own takes its place.
+	OwnUser       bool `protobuf:"varint,9,opt,name=own_user,json=ownUser,proto3" json:"own_user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -807,6 +809,13 @@ func (x *ExecRequest) GetGroups() []string {
 		return x.Groups
 	}
 	return nil
+}
+
+func (x *ExecRequest) GetOwnUser() bool {
+	if x != nil {
+		return x.OwnUser
+	}
+	return false
 }
 
 type ExecResponse struct {
@@ -1183,7 +1192,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x10\n" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x17\n" +
 	"\aexec_id\x18\x04 \x01(\tR\x06execId\"\x10\n" +
-	"\x0eSignalResponse\"\xd5\x01\n" +
+	"\x0eSignalResponse\"\xf0\x01\n" +
 	"\vExecRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x18\n" +
@@ -1192,7 +1201,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x05stdin\x18\x05 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x06 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\a \x01(\bR\x06stderr\x12\x16\n" +
-	"\x06groups\x18\b \x03(\tR\x06groups\"U\n" +
+	"\x06groups\x18\b \x03(\tR\x06groups\x12\x19\n" +
+	"\bown_user\x18\t \x01(\bR\aownUser\"U\n" +
 	"\fExecResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +

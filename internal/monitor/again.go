@@ -215,11 +215,8 @@ func setExit(r *container.Record, exit sandbox.Exit) {
 // finish writes the container's end and gives everything up.
 func (m *monitor) finish(exit sandbox.Exit) int {
 	lost, why := m.output.Lost()
-	m.update(func(r *container.Record) {
-		r.State, r.Finished = string(sandbox.Stopped), time.Now()
-		r.LogLost += lost
-		setExit(r, exit)
-	})
+	m.update(func(r *container.Record) { r.LogLost += lost })
+	m.recordEnd(exit)
 	if exit.Err != nil {
 		m.tell("the container did not end by its process alone", exit.Err)
 	}
@@ -228,12 +225,23 @@ func (m *monitor) finish(exit sandbox.Exit) int {
 	}
 	name := m.name()
 	m.server.ended(exit.Code)
-	for _, err := range []error{m.server.close(), m.attachSocket.Close(), m.output.Close(), m.files.Close(name, m.req.Remove)} {
-		if err != nil {
-			m.tell("something is left over", err)
-		}
+	if err := m.closeAll(func() error { return m.files.Close(name, m.req.Remove) }); err != nil {
+		m.tell("something is left over", err)
 	}
 	return exit.Code
+}
+
+// recordEnd writes into the record that the container has ended.
+func (m *monitor) recordEnd(exit sandbox.Exit) {
+	m.update(func(r *container.Record) {
+		r.State, r.Finished = string(sandbox.Stopped), time.Now()
+		setExit(r, exit)
+	})
+}
+
+// closeAll gives up what open has made, and then the container itself.
+func (m *monitor) closeAll(last func() error) error {
+	return errors.Join(m.server.close(), m.attachSocket.Close(), m.output.Close(), last())
 }
 
 // name is the container's; it may be renamed at any time.

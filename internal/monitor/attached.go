@@ -22,12 +22,13 @@ const attachFD = 5
 // detachByte, on the request's pipe, says that the caller leaves the container running.
 const detachByte = 'D'
 
-// watchCaller closes gone when the caller ends, unless it has detached before.
-func watchCaller(pipe io.Reader, gone chan<- struct{}) {
+// watchCaller closes gone when the caller ends, unless it has detached before: then it closes detached.
+func watchCaller(pipe io.Reader, gone, detached chan<- struct{}) {
 	b := make([]byte, 64)
 	for {
 		n, err := pipe.Read(b)
 		if bytes.IndexByte(b[:n], detachByte) >= 0 {
+			close(detached)
 			return
 		}
 		if err != nil {
@@ -83,7 +84,7 @@ func (l *life) attachStreams(s sandbox.Streams) sandbox.Streams {
 	}
 	s.Stdout, s.Stderr = io.MultiWriter(s.Stdout, l.hub.Stdout()), io.MultiWriter(s.Stderr, l.hub.Stderr())
 	if l.req.Options.Terminal {
-		s.Stderr, s.Size = nil, l.req.Size
+		s.Stderr, s.Size = nil, l.terminalSize()
 	}
 	switch {
 	case l.req.Stdin && caller:

@@ -15,6 +15,7 @@ type Client struct {
 	api.CopyService
 	Processes api.ProcessesClient
 	Control   api.ControlService
+	Bundle    api.BundleService
 	rpc       *ttrpc.Client
 }
 
@@ -27,7 +28,7 @@ func Dial(ctx context.Context, e *container.Entry) (*Client, error) {
 	rpc := ttrpc.NewClient(conn)
 	return &Client{
 		MonitorService: api.NewMonitorClient(rpc), CopyService: api.NewCopyClient(rpc), Processes: api.NewProcessesClient(rpc),
-		Control: api.NewControlClient(rpc), rpc: rpc,
+		Control: api.NewControlClient(rpc), Bundle: api.NewBundleClient(rpc), rpc: rpc,
 	}, nil
 }
 

@@ -34,28 +34,22 @@ func (m *monitor) newLife(zero time.Time) *life {
 }
 
 // begin brings the container up. After an error nothing of this life is left but what is to be kept of any: disk and logs.
-func (l *life) begin(ctx context.Context) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var undo cleanup.Stack
-	defer func() {
-		if err == nil {
-			return
-		}
-		if c := context.Cause(ctx); c != nil && !errors.Is(err, c) {
-			err = fmt.Errorf("%w: %w", c, err)
-		}
-		err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
-	}()
+func (l *life) begin(ctx context.Context) error {
 	if err := l.sweepSockets(); err != nil {
 		return err
 	}
-	if err := l.bringUp(ctx, cancel, &undo); err != nil {
+	if err := l.climb(ctx, l.prepare, l.boot); err != nil {
 		return err
 	}
+	l.runs()
+	return nil
+}
+
+// runs makes known that the container's process runs.
+func (l *life) runs() {
 	l.began = time.Now()
 	l.server.container.Store(l.container)
-	l.server.processes.use(l.name(), l.container, l.prep.spec)
+	l.server.processes.use(l.name(), l.container, l.further())
 	l.life.Store(l)
 	l.update(func(r *container.Record) {
 		r.State, r.Started = string(sandbox.Running), l.began
@@ -65,8 +59,6 @@ func (l *life) begin(ctx context.Context) (err error) {
 		l.logger.Error("timeline not written", "error", err)
 	}
 	l.event("start")
-	undo.Release()
-	return nil
 }
 
 // sweepSockets removes the sockets of the life before: no VMM takes over another's.
@@ -86,25 +78,37 @@ func (l *life) sweepSockets() error {
 	return nil
 }
 
-// bringUp is the part of a start that ends early when somebody asks for it.
-func (l *life) bringUp(ctx context.Context, cancel context.CancelCauseFunc, undo *cleanup.Stack) (err error) {
-	stop := l.abortOn(cancel)
+// climb goes some steps of a start, which end early when somebody asks for it. After an error what they made is undone.
+func (l *life) climb(ctx context.Context, steps ...func(context.Context, *cleanup.Stack) error) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var undo cleanup.Stack
 	defer func() {
-		stop()
 		if err == nil {
-			// Who asked for the end when all was done already is not to be overheard.
-			err = context.Cause(ctx)
+			undo.Release()
+			return
 		}
+		if c := context.Cause(ctx); c != nil && !errors.Is(err, c) {
+			err = fmt.Errorf("%w: %w", c, err)
+		}
+		err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
 	}()
-	if err := l.prepare(ctx, undo); err != nil {
-		return err
+	stop := l.abortOn(cancel)
+	for _, step := range steps {
+		if err = step(ctx, &undo); err != nil {
+			break
+		}
 	}
-	l.update(func(r *container.Record) {
-		r.Labels = Labels(l.prep.image, l.req.Options)
-		r.ImageDigest, r.Command = l.prep.image.Digest.String(), l.prep.spec.Args
-		r.VMM = container.VMM{Path: l.prep.vmm.path, Version: l.prep.sandbox.VMMVersion(), Emulated: l.prep.vmm.emulated}
-		r.VMM.MemoryMiB, r.VMM.CPUs = guestSize(l.cfg, l.req.Options.Limits)
-	})
+	stop()
+	if err == nil {
+		// Who asked for the end when all was done already is not to be overheard.
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// boot boots what was prepared and runs the process.
+func (l *life) boot(ctx context.Context, _ *cleanup.Stack) (err error) {
 	if err := l.prep.sandbox.Boot(ctx, l.prep.files()); err != nil {
 		return err
 	}
@@ -174,7 +178,7 @@ func (l *life) streams() sandbox.Streams {
 // end gives up what this life holds. keep says that the writable disk is wanted again.
 func (l *life) end(ctx context.Context, keep bool) {
 	l.server.container.Store(nil)
-	l.server.processes.use(l.name(), nil, l.prep.spec)
+	l.server.processes.use(l.name(), nil, further{})
 	l.life.Store(nil)
 	if !keep {
 		l.prep.sandbox.Kill() // its disk goes too

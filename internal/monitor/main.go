@@ -40,6 +40,9 @@ func Main() int {
 		if m.req.Maintain {
 			return m.maintain(context.Background())
 		}
+		if m.req.Bundle != nil {
+			return m.runBundle(context.Background())
+		}
 		l, err = m.start(context.Background())
 	}
 	report(statusPipe, err, m != nil && !m.req.Detach)
@@ -63,6 +66,8 @@ type monitor struct {
 	status *os.File
 	// callerGone is closed when the caller of a container that is not detached has ended.
 	callerGone chan struct{}
+	// detached is closed when the caller has left the container to itself.
+	detached chan struct{}
 
 	files  *container.Handle
 	log    *logfile.File
@@ -97,14 +102,14 @@ func newMonitor(request, statusPipe *os.File, signals chan os.Signal) (*monitor,
 		return nil, err
 	}
 	m := &monitor{
-		signals: signals, status: statusPipe, callerGone: make(chan struct{}), stops: make(chan stopWish), over: make(chan struct{}),
+		signals: signals, status: statusPipe, callerGone: make(chan struct{}), detached: make(chan struct{}), stops: make(chan stopWish), over: make(chan struct{}),
 	}
 	decoder := json.NewDecoder(request)
 	if err := decoder.Decode(&m.req); err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}
 	if !m.req.Detach {
-		go watchCaller(io.MultiReader(decoder.Buffered(), request), m.callerGone)
+		go watchCaller(io.MultiReader(decoder.Buffered(), request), m.callerGone, m.detached)
 	}
 	if m.cfg, err = config.FromValues(m.req.Settings); err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
@@ -25,10 +26,12 @@ import (
 
 // prepared is what a boot needs.
 type prepared struct {
-	vmm        vmm
-	sandbox    *sandbox.Sandbox
-	image      image.Image
-	spec       oci.Container
+	vmm     vmm
+	sandbox *sandbox.Sandbox
+	image   image.Image
+	spec    oci.Container
+	// guestSpec is what crun gets, where the container is made of a bundle.
+	guestSpec  *specs.Spec
 	disk       *rootfs.Disk
 	rootfsUUID string
 	rootfsPath string
@@ -77,7 +80,24 @@ func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 		add(func() error { l.prep.sandbox.Kill(); return nil })
 		return nil
 	})
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	l.update(func(r *container.Record) {
+		r.Labels, r.Command = l.labels(), l.prep.spec.Args
+		r.ImageDigest = l.prep.image.Digest.String()
+		r.VMM = container.VMM{Path: l.prep.vmm.path, Version: l.prep.sandbox.VMMVersion(), Emulated: l.prep.vmm.emulated}
+		r.VMM.MemoryMiB, r.VMM.CPUs = guestSize(l.cfg, l.req.Options.Limits)
+	})
+	return nil
+}
+
+// labels are the container's: those of its image and of who made it, or a bundle's annotations.
+func (l *life) labels() map[string]string {
+	if l.req.Bundle != nil {
+		return l.req.Bundle.Annotations
+	}
+	return Labels(l.prep.image, l.req.Options)
 }
 
 func (l *life) sandboxConfig() sandbox.Config {
@@ -120,6 +140,9 @@ func (l *life) prepareKernel(ctx context.Context) error {
 }
 
 func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error {
+	if l.req.Bundle != nil {
+		return l.bundleDisks(ctx, undo)
+	}
 	finished := l.timeline.Phase("image")
 	store, err := image.Open(filepath.Join(l.cfg.DataDir, "images"))
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/monitor/api"
@@ -30,8 +31,16 @@ type processes struct {
 	mu        sync.Mutex
 	name      string
 	container *sandbox.Container
-	spec      oci.Container
+	further   further
 	running   map[string]*execProcess
+}
+
+// further is what is common to a container's further processes.
+type further struct {
+	// process makes the specification of one.
+	process func(oci.Exec) *specs.Process
+	// groups are further groups of who runs one, by name or number.
+	groups []string
 }
 
 // execProcess is one of them; process is nil until it runs.
@@ -45,10 +54,10 @@ func newProcesses(log *slog.Logger, event func(action string, attributes ...stri
 }
 
 // use makes a container that runs the one in which processes are run.
-func (p *processes) use(name string, c *sandbox.Container, spec oci.Container) {
+func (p *processes) use(name string, c *sandbox.Container, f further) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.name, p.container, p.spec = name, c, spec
+	p.name, p.container, p.further = name, c, f
 }
 
 // stateError says in Docker's words that the container is in no state for a call.
@@ -64,7 +73,7 @@ func paused(name string) error {
 }
 
 // begin reserves an id in the container, which must be in a state for it.
-func (p *processes) begin(id string, detached bool) (*execProcess, *sandbox.Container, oci.Container, error) {
+func (p *processes) begin(id string, detached bool) (*execProcess, *sandbox.Container, further, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var err error
@@ -82,11 +91,11 @@ func (p *processes) begin(id string, detached bool) (*execProcess, *sandbox.Cont
 			errdefs.ErrResourceExhausted)
 	}
 	if err != nil {
-		return nil, nil, oci.Container{}, err
+		return nil, nil, further{}, err
 	}
 	e := &execProcess{detached: detached}
 	p.running[id] = e
-	return e, p.container, p.spec, nil
+	return e, p.container, p.further, nil
 }
 
 func (p *processes) end(id string) {
@@ -100,32 +109,51 @@ func (p *processes) Exec(ctx context.Context, r *api.ExecRequest, events api.Pro
 	return errgrpc.ToGRPC(p.exec(ctx, r, events))
 }
 
-func (p *processes) exec(ctx context.Context, r *api.ExecRequest, events api.Processes_ExecServer) error {
-	cfg := oci.Exec{
+// execArgs reads what is asked for; args is the command, for events.
+func execArgs(r *api.ExecRequest) (cfg oci.Exec, args []string, err error) {
+	if n := len(r.GetExecId()); n == 0 || n > guestapi.MaxContainerID {
+		return cfg, nil, fmt.Errorf("a process id of %d bytes: %w", n, errdefs.ErrInvalidArgument)
+	}
+	if len(r.GetProcess()) > 0 {
+		var p specs.Process
+		if err := json.Unmarshal(r.GetProcess(), &p); err != nil {
+			return cfg, nil, fmt.Errorf("the process: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		return cfg, p.Args, nil
+	}
+	cfg = oci.Exec{
 		Args: r.GetArgs(), Env: r.GetEnv(), Cwd: r.GetCwd(), User: r.GetUser(), Privileged: r.GetPrivileged(), Terminal: r.GetTerminal(),
 	}
 	size, err := sandbox.NewSize(r.GetRows(), r.GetColumns())
 	cfg.Rows, cfg.Columns = size.Rows, size.Columns
 	if err = errors.Join(err, cfg.Check()); err != nil {
-		return errors.Join(err, errdefs.ErrInvalidArgument)
+		err = errors.Join(err, errdefs.ErrInvalidArgument)
 	}
-	if n := len(r.GetExecId()); n == 0 || n > guestapi.MaxContainerID {
-		return fmt.Errorf("a process id of %d bytes: %w", n, errdefs.ErrInvalidArgument)
-	}
-	e, c, spec, err := p.begin(r.GetExecId(), r.GetDetached())
+	return cfg, cfg.Args, err
+}
+
+func (p *processes) exec(ctx context.Context, r *api.ExecRequest, events api.Processes_ExecServer) error {
+	cfg, args, err := execArgs(r)
 	if err != nil {
 		return err
 	}
-	command := ": " + strings.Join(cfg.Args, " ")
+	e, c, f, err := p.begin(r.GetExecId(), r.GetDetached())
+	if err != nil {
+		return err
+	}
+	command := ": " + strings.Join(args, " ")
 	p.event("exec_create"+command, "execID", r.GetExecId())
-	text, err := json.Marshal(oci.ExecProcess(spec, cfg))
+	text := r.GetProcess()
+	if len(text) == 0 {
+		text, err = json.Marshal(f.process(cfg))
+	}
 	if err != nil {
 		p.end(r.GetExecId())
 		return fmt.Errorf("write the process's specification: %w", err)
 	}
 	// Not the caller's context: what has begun in the guest is waited for, or nobody would end it.
 	started, err := c.Exec(context.WithoutCancel(ctx), sandbox.ExecConfig{
-		ID: r.GetExecId(), Process: text, User: cfg.User, Groups: spec.Groups,
+		ID: r.GetExecId(), Process: text, User: cfg.User, Groups: f.groups, OwnUser: len(r.GetProcess()) > 0,
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(),
 	})
 	if refusal := new(sandbox.ExecError); errors.As(err, &refusal) {

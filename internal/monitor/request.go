@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/oci"
 	"github.com/runcvm/runcvm/internal/sandbox"
@@ -42,6 +43,10 @@ type Request struct {
 	Again bool `json:"again,omitempty"`
 	// Maintain says that its process is not to run: files are copied, until the caller lets go.
 	Maintain bool `json:"maintain,omitempty"`
+	// Bundle is set where the container is made of an OCI bundle, for an OCI runtime's create: it waits for start then.
+	Bundle *container.Bundle `json:"bundle,omitempty"`
+	// SystemdCgroup says that the bundle's cgroup is systemd's to make.
+	SystemdCgroup bool `json:"systemd_cgroup,omitempty"`
 	// Timeout is how long the process may run before it gets SIGKILL; 0 is without end.
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// Zero is when the caller's command began, for the timeline.

@@ -24,6 +24,7 @@ type server struct {
 	clients   *clients
 	container atomic.Pointer[sandbox.Container] // nil while no process runs
 	processes *processes
+	bundle    *bundleServer
 	// readOnly says that nothing is copied into the container, whose processes do not run: its root is to be read-only for them.
 	readOnly  bool
 	askedOnce sync.Once
@@ -51,6 +52,8 @@ func serve(m *monitor) (*server, error) {
 	api.RegisterProcessesService(t, s.processes)
 	api.RegisterCopyService(t, s)
 	api.RegisterControlService(t, &controlServer{m, s})
+	s.bundle = newBundleServer(m, s)
+	api.RegisterBundleService(t, s.bundle)
 	go func() {
 		if err := t.Serve(context.Background(), s.clients.track(l)); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			m.logger.Error("the monitor's socket is closed", "error", err)

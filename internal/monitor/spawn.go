@@ -88,7 +88,9 @@ func (s *Spawned) Detach() error {
 
 // Spawn runs a monitor in pid and mount namespaces of its own and returns when its container runs. A *StartError says why
 // it does not. The three standard files become the monitor's unless the request is detached.
-func Spawn(ctx context.Context, req Request) (*Spawned, error) {
+func Spawn(ctx context.Context, req Request) (*Spawned, error) { return spawn(ctx, req, nil) }
+
+func spawn(ctx context.Context, req Request, place *Place) (*Spawned, error) {
 	// By its path: what /proc/self/exe refers to is a mount of this namespace, of which the monitor could not tell the path after
 	// a chroot.
 	self, err := os.Executable()
@@ -105,11 +107,8 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 		return nil, errors.Join(fmt.Errorf("make a pipe: %w", err), requestW.Close())
 	}
 
-	// What this process has inherited beside its standard files is not the monitor's, which may live for long: a lock, or a pipe whose
-	// end somebody waits for. Go's own files are closed on exec anyway. A kernel before 5.11 cannot do it.
-	err = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
-		return nil, errors.Join(fmt.Errorf("keep other files from the monitor: %w", err), requestW.Close(), statusW.Close())
+	if err := KeepFiles(); err != nil {
+		return nil, errors.Join(err, requestW.Close(), statusW.Close())
 	}
 	cmd := exec.Command(self, Command)
 	cmd.Args[0] = "runcvm"
@@ -132,7 +131,7 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 	}
 	cpus, err := req.Options.CPUList()
 	if err == nil {
-		err = startOn(cmd, cpus)
+		err = place.start(cmd, func() error { return startOn(cmd, cpus) })
 	}
 	statusW.Close()
 	if err != nil {
@@ -144,6 +143,16 @@ func Spawn(ctx context.Context, req Request) (*Spawned, error) {
 		return nil, errors.Join(err, statusR.Close())
 	}
 	return s, nil
+}
+
+// KeepFiles keeps what this process has inherited beside its standard files from those that it starts, which may live for long: a lock,
+// or a pipe whose end somebody waits for. Go's own files are closed on exec anyway. A kernel before 5.11 cannot do it.
+func KeepFiles() error {
+	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("keep other files from the monitor: %w", err)
+	}
+	return nil
 }
 
 // handshake sends the request and waits for the status. On failure the monitor is gone when it returns.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/logfile"
@@ -20,9 +22,9 @@ func (m *monitor) own(ctx context.Context, pid int) (err error) {
 	if !m.req.Again {
 		m.record = container.Record{
 			ID: m.req.ID, Name: m.req.Name, Image: m.req.Image, Created: time.Now(), State: string(sandbox.Creating),
-			Pid: pid, Remove: m.req.Remove,
+			Pid: pid, Remove: m.req.Remove, Bundle: m.req.Bundle,
 		}
-		if m.files, err = store.Create(ctx, m.record); err != nil {
+		if m.files, err = m.create(ctx, store); err != nil {
 			return err
 		}
 		if err := m.files.WriteRequest(m.req); err != nil {
@@ -44,6 +46,23 @@ func (m *monitor) own(ctx context.Context, pid int) (err error) {
 		return errors.Join(err, m.giveBack(nil))
 	}
 	return nil
+}
+
+// create makes the container's directory. The name of one that is made of a bundle is what is free of its own.
+func (m *monitor) create(ctx context.Context, store *container.Store) (*container.Handle, error) {
+	if m.req.Bundle == nil {
+		return store.Create(ctx, m.record)
+	}
+	var h *container.Handle
+	var err error
+	for _, name := range container.BundleNames(m.req.Bundle.Root, m.req.Bundle.ID) {
+		m.record.Name = name
+		if h, err = store.Create(ctx, m.record); !errdefs.IsAlreadyExists(err) {
+			break
+		}
+	}
+	m.req.Name = m.record.Name
+	return h, err
 }
 
 // giveBack lets go of a container that could not be started. One that never ran is not kept, unless it was there before; then
@@ -72,17 +91,25 @@ func (m *monitor) start(ctx context.Context) (l *life, err error) {
 			err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
 		}
 	}()
-	if m.server, err = serve(m); err != nil {
+	if err := m.open(&undo); err != nil {
 		return nil, err
 	}
-	undo.AddFunc(m.server.close)
-	if err := m.openAttach(&undo); err != nil {
-		return nil, err
-	}
-	if m.output, err = logfile.Append(m.path(container.OutputLog), m.cfg.LogMaxSize); err != nil {
-		return nil, err
-	}
-	undo.AddFunc(m.output.Close)
 	l = m.newLife(m.req.Zero)
 	return l, l.begin(ctx)
+}
+
+// open makes what the monitor has for all of the container's lives: its sockets and its log.
+func (m *monitor) open(undo *cleanup.Stack) (err error) {
+	if m.server, err = serve(m); err != nil {
+		return err
+	}
+	undo.AddFunc(m.server.close)
+	if err := m.openAttach(undo); err != nil {
+		return err
+	}
+	if m.output, err = logfile.Append(m.path(container.OutputLog), m.cfg.LogMaxSize); err != nil {
+		return err
+	}
+	undo.AddFunc(m.output.Close)
+	return nil
 }

@@ -60,6 +60,10 @@ func (l *life) forwardAll(running context.Context) {
 	for {
 		select {
 		case s := <-l.signals:
+			if s == syscall.SIGWINCH && l.ownsTerminal() {
+				l.resizeTerminal(running)
+				continue
+			}
 			if err := l.forward(running, s); err != nil && running.Err() == nil {
 				l.logger.Warn("signal not delivered", "signal", s.String(), "error", err)
 			}
@@ -196,7 +200,8 @@ func (l *life) kill(ctx context.Context) bool {
 // tell logs an error, and says it to the caller who is there.
 func (m *monitor) tell(what string, err error) {
 	m.logger.Error(what, "error", err)
-	if !m.req.Detach {
+	// The standard error of one that is made of a bundle is the container's own.
+	if !m.req.Detach && m.req.Bundle == nil {
 		fmt.Fprintf(os.Stderr, "runcvm: container %s: %v\n", m.name(), err)
 	}
 }

@@ -43,7 +43,22 @@ func ExecProcess(c Container, e Exec) *specs.Process {
 	c.Env = merge(c.Env, e.Env)
 	c.Terminal = e.Terminal
 	c.Cwd = path.Clean(or(e.Cwd, c.Cwd))
-	p := Spec(c).Process
+	return completed(Spec(c).Process, e)
+}
+
+// ExecLike builds the specification of a further process of a container whose own process has this one.
+func ExecLike(own *specs.Process, e Exec) *specs.Process {
+	p := *own
+	p.Terminal, p.ConsoleSize = e.Terminal, nil
+	p.Env = merge(p.Env, e.Env)
+	if e.Terminal {
+		p.Env = withTerm(p.Env)
+	}
+	p.Cwd = path.Clean(or(e.Cwd, p.Cwd))
+	return completed(&p, e)
+}
+
+func completed(p *specs.Process, e Exec) *specs.Process {
 	p.Args = slices.Clone(e.Args)
 	if e.Terminal {
 		setConsoleSize(p, e.Rows, e.Columns)

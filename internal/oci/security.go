@@ -33,6 +33,9 @@ type Security struct {
 // SeccompUnconfined is no seccomp profile.
 const SeccompUnconfined = "unconfined"
 
+// Capabilities lists those that a process can have.
+func Capabilities() []string { return slices.Clone(capabilities) }
+
 // capabilities are those that Linux 5.9 and later have, by their numbers.
 var capabilities = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",

@@ -186,3 +186,17 @@ func (c *Container) Signal(ctx context.Context, signal int) error {
 	}
 	return c.h.signal(ctx, signal)
 }
+
+// SignalAll sends a signal to all of the container's processes.
+func (c *Container) SignalAll(ctx context.Context, signal int) error {
+	if state := c.State(); state != Running && state != Paused {
+		return fmt.Errorf("signal %d: the container is %s: %w", signal, state, ErrTransition)
+	}
+	ctx, cancel := context.WithTimeout(ctx, signalTimeout)
+	defer cancel()
+	_, err := c.s.agent.Signal(ctx, &guestapi.SignalRequest{ContainerId: c.h.container, Signal: uint32(signal), All: true})
+	if err != nil {
+		return fmt.Errorf("send signal %d to all processes: %w", signal, err)
+	}
+	return nil
+}

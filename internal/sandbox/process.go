@@ -81,6 +81,8 @@ type ExecConfig struct {
 	// User is resolved in the guest, with further groups by name or number; empty: the container's own, with its groups.
 	User   string
 	Groups []string
+	// OwnUser says that the process's user is whole as it is.
+	OwnUser bool
 	// Which streams are opened, by OpenStdio, at once or within 10 s of the start.
 	Stdin, Stdout, Stderr bool
 }
@@ -96,7 +98,7 @@ func (c *Container) Exec(ctx context.Context, cfg ExecConfig) (*Process, error) 
 	ctx, cancel := c.s.within(ctx, "run the process")
 	defer cancel()
 	answer, err := c.s.agent.Exec(ctx, &guestapi.ExecRequest{
-		ContainerId: c.h.container, ExecId: cfg.ID, Process: cfg.Process, User: cfg.User, Groups: cfg.Groups,
+		ContainerId: c.h.container, ExecId: cfg.ID, Process: cfg.Process, User: cfg.User, Groups: cfg.Groups, OwnUser: cfg.OwnUser,
 		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
 	})
 	if err != nil {

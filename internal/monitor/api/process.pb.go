@@ -44,7 +44,10 @@ type ExecRequest struct {
 	Stdout bool `protobuf:"varint,11,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr bool `protobuf:"varint,12,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	// The process outlives the connection.
-	Detached      bool `protobuf:"varint,13,opt,name=detached,proto3" json:"detached,omitempty"`
+	Detached bool `protobuf:"varint,13,opt,name=detached,proto3" json:"detached,omitempty"`
+	// Not empty: the OCI runtime specification's process as JSON, whole and fit for the guest; then args, env, cwd, user, privileged,
+	// rows and columns are not used, and terminal is the process's.
+	Process       []byte `protobuf:"bytes,14,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,6 +171,13 @@ func (x *ExecRequest) GetDetached() bool {
 		return x.Detached
 	}
 	return false
+}
+
+func (x *ExecRequest) GetProcess() []byte {
+	if x != nil {
+		return x.Process
+	}
+	return nil
 }
 
 type ExecEvent struct {
@@ -689,7 +699,7 @@ var File_process_proto protoreflect.FileDescriptor
 
 const file_process_proto_rawDesc = "" +
 	"\n" +
-	"\rprocess.proto\x12\x11runcvm.monitor.v1\"\xbe\x02\n" +
+	"\rprocess.proto\x12\x11runcvm.monitor.v1\"\xd8\x02\n" +
 	"\vExecRequest\x12\x17\n" +
 	"\aexec_id\x18\x01 \x01(\tR\x06execId\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -706,7 +716,8 @@ const file_process_proto_rawDesc = "" +
 	" \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\v \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\f \x01(\bR\x06stderr\x12\x1a\n" +
-	"\bdetached\x18\r \x01(\bR\bdetached\"\xec\x02\n" +
+	"\bdetached\x18\r \x01(\bR\bdetached\x12\x18\n" +
+	"\aprocess\x18\x0e \x01(\fR\aprocess\"\xec\x02\n" +
 	"\tExecEvent\x12@\n" +
 	"\astarted\x18\x01 \x01(\v2$.runcvm.monitor.v1.ExecEvent.StartedH\x00R\astarted\x12@\n" +
 	"\arefused\x18\x02 \x01(\v2$.runcvm.monitor.v1.ExecEvent.RefusedH\x00R\arefused\x12=\n" +

@@ -1,0 +1,183 @@
+package ocicli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	bundle "github.com/runcvm/runcvm/internal/bundlestandin"
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/monitor"
+	"github.com/runcvm/runcvm/internal/oci"
+)
+
+// createFlags are those of create and run.
+type createFlags struct {
+	bundle, consoleSocket, pidFile, pidfdSocket string
+	preserveFDs                                 int
+	// detach is always so with create.
+	detach bool
+}
+
+func (f *createFlags) add(flags *pflag.FlagSet) {
+	flags.StringVarP(&f.bundle, "bundle", "b", "", "directory with config.json (default: the working directory)")
+	flags.StringVar(&f.consoleSocket, "console-socket", "", "Unix socket that gets the master of the container's terminal")
+	flags.StringVar(&f.pidFile, "pid-file", "", "file that gets the process id of the container on the host")
+	flags.StringVar(&f.pidfdSocket, "pidfd-socket", "", "Unix socket that gets a pidfd of the container's process")
+	flags.IntVar(&f.preserveFDs, "preserve-fds", 0, "refused unless 0: a file of the host cannot be open in the guest")
+	flags.Bool("no-pivot", false, "taken: the root of the container is one of the guest's anyway")
+	flags.Bool("no-new-keyring", false, "taken: the keyrings are the guest's anyway")
+}
+
+func (a *app) createCommand() *cobra.Command {
+	f := &createFlags{detach: true}
+	cmd := &cobra.Command{
+		Use: "create [flags] ID", Short: "Make a container of a bundle; start runs its process", Args: exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, err := a.create(cmd.Context(), args[0], f)
+			return err
+		},
+	}
+	f.add(cmd.Flags())
+	return cmd
+}
+
+// created is a container that this process has made.
+type created struct {
+	monitor *monitor.Spawned
+	bundle  *bundle.Bundle
+	// console is the master of the container's terminal, where this process keeps it.
+	console *os.File
+}
+
+// create makes a container. After an error nothing of it is left.
+func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created, err error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	if f.preserveFDs != 0 {
+		return nil, fmt.Errorf("--preserve-fds %d: a file that is open on the host cannot be open in the guest; leave it out", f.preserveFDs)
+	}
+	dir, err := filepath.Abs(f.bundle)
+	if err != nil {
+		return nil, fmt.Errorf("--bundle: %w", err)
+	}
+	b, err := bundle.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, note := range b.Notes {
+		a.log.debugf(note)
+	}
+	if err := checkConsole(b.Spec.Process, f); err != nil {
+		return nil, err
+	}
+	if _, err := a.find(id); !errors.Is(err, errNotExist) {
+		if err == nil {
+			err = errExist
+		}
+		return nil, err
+	}
+	c := &created{bundle: b}
+	var place monitor.Place
+	if place.NetworkNamespace, _ = b.NetworkNamespace(); b.Spec.Process.Terminal {
+		if c.console, place.Terminal, err = openConsole(b.Spec.Process.ConsoleSize); err != nil {
+			return nil, err
+		}
+		defer place.Terminal.Close()
+		defer func() {
+			if err != nil || f.consoleSocket != "" {
+				c.console.Close()
+			}
+		}()
+	}
+	if c.monitor, err = monitor.SpawnBundle(ctx, a.request(id, b), place); err != nil {
+		return nil, err
+	}
+	if err := a.finishCreation(ctx, c, id, f); err != nil {
+		return nil, errors.Join(err, c.monitor.Abort())
+	}
+	return c, c.monitor.Settle()
+}
+
+// finishCreation does what of the creation is done in the caller's own namespaces.
+func (a *app) finishCreation(ctx context.Context, c *created, id string, f *createFlags) error {
+	if f.consoleSocket != "" {
+		if err := sendFile(f.consoleSocket, c.console); err != nil {
+			return fmt.Errorf("--console-socket: %w", err)
+		}
+	}
+	if f.pidfdSocket != "" {
+		if err := sendPidfd(f.pidfdSocket, c.monitor.Pid()); err != nil {
+			return fmt.Errorf("--pidfd-socket: %w", err)
+		}
+	}
+	if h := c.bundle.Spec.Hooks; h != nil {
+		state := &specs.State{
+			Version: c.bundle.Spec.Version, ID: id, Status: specs.StateCreating, Pid: c.monitor.Pid(), Bundle: c.bundle.Dir,
+			Annotations: c.bundle.Spec.Annotations,
+		}
+		if err := runHooks(ctx, "prestart", h.Prestart, state); err != nil { //nolint:staticcheck // engines still use it
+			return err
+		}
+		if err := runHooks(ctx, "createRuntime", h.CreateRuntime, state); err != nil {
+			return err
+		}
+	}
+	return writePidFile(f.pidFile, c.monitor.Pid())
+}
+
+// request is what the monitor is asked for.
+func (a *app) request(id string, b *bundle.Bundle) monitor.Request {
+	return monitor.Request{
+		ID: container.BundleID(a.root, id), Image: b.Dir, Settings: a.cfg.Values(), Zero: a.zero, Stdin: true,
+		Options: oci.Options{Terminal: b.Spec.Process.Terminal, Hostname: b.Spec.Hostname, Limits: limits(b.Spec)},
+		Bundle: &container.Bundle{
+			Root: a.root, ID: id, Dir: b.Dir, Rootfs: b.Rootfs, Version: b.Spec.Version, Annotations: b.Spec.Annotations,
+		},
+		SystemdCgroup: a.systemdCgroup,
+	}
+}
+
+// limits are those of the container that its guest's size follows from.
+func limits(s *specs.Spec) oci.Limits {
+	var l oci.Limits
+	if s.Linux == nil || s.Linux.Resources == nil {
+		return l
+	}
+	if m := s.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
+		l.Memory = *m.Limit
+	}
+	if c := s.Linux.Resources.CPU; c != nil {
+		l.CPUSet = c.Cpus
+		if c.Quota != nil && *c.Quota > 0 {
+			l.CPUQuota = *c.Quota
+			if c.Period != nil {
+				l.CPUPeriod = *c.Period
+			}
+		}
+	}
+	return l
+}
+
+// writePidFile writes a pid for whoever waits for the file: it is there with its content or not at all.
+func writePidFile(path string, pid int) error {
+	if path == "" {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return errors.Join(fmt.Errorf("--pid-file: %w", err), os.Remove(tmp))
+	}
+	return nil
+}

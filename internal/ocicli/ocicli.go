@@ -1,0 +1,215 @@
+// Package ocicli is runcvm's other command line: that of an OCI runtime, with the flags, the texts and the exit codes of runc, which
+// Docker, Podman, CRI-O and containerd's shim know.
+//
+// Wants says whether a command line is a runtime's; then Execute runs it, once.
+package ocicli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+
+	"github.com/runcvm/runcvm/internal/config"
+	"github.com/runcvm/runcvm/internal/container"
+)
+
+// defaultRoot stands for the containers of whoever names no --root. It is a name only: nothing lies there.
+const defaultRoot = "/run/runcvm/oci"
+
+// app is what the verbs share.
+type app struct {
+	zero           time.Time
+	cfg            *config.Config
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	root, logFile, logFormat string
+	systemdCgroup, debug     bool
+	flags                    map[string]*string // of settings, by their keys
+
+	log *runtimeLog
+	// code is the exit code of a verb that has succeeded with one of its own.
+	code int
+}
+
+// Errors in the words of runc, by which its callers know them.
+var (
+	errNotExist   = errors.New("container does not exist")
+	errExist      = errors.New("container with given ID already exists")
+	errInvalidID  = errors.New("invalid container ID format")
+	errNotRunning = errors.New("container not running")
+	errNotPaused  = errors.New("container not paused")
+)
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	err  error
+	code int
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// Execute runs the command line and returns the exit code. zero is when the process began.
+func Execute(zero time.Time, args []string) int {
+	a := &app{zero: zero, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, flags: map[string]*string{}}
+	a.log = &runtimeLog{w: os.Stderr}
+	if len(args) > 0 && args[0] == execVerb {
+		return a.execHelper()
+	}
+	root := a.command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		return a.code
+	}
+	a.log.error(err)
+	if a.log.elsewhere() {
+		fmt.Fprintln(a.stderr, err)
+	}
+	if exit := new(exitError); errors.As(err, &exit) {
+		return exit.code
+	}
+	return 1
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:               "runcvm",
+		Short:             "OCI runtime that runs each container in a microVM of its own",
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.configure(cmd) },
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.Version = version()
+	// As other runtimes have it: engines show these lines.
+	root.SetVersionTemplate("runcvm version {{.Version}}\nspec: " + specs.Version + "\n")
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.root, "root", defaultRoot, "whose containers are meant: the same id may exist in several roots")
+	flags.StringVar(&a.logFile, "log", "", "file that errors are written to (default: standard error)")
+	flags.StringVar(&a.logFormat, "log-format", "text", "of the log: text or json")
+	flags.BoolVar(&a.systemdCgroup, "systemd-cgroup", false, "let systemd make the cgroup; linux.cgroupsPath is SLICE:PREFIX:NAME then")
+	flags.BoolVar(&a.debug, "debug", false, "log more")
+	flags.String("rootless", "auto", "taken for the sake of callers that give it")
+	flags.String("criu", "", "taken for the sake of callers that give it")
+	for flag, key := range map[string]string{"data-dir": "data_dir", "run-dir": "run_dir", "log-level": "log_level"} {
+		a.flags[key] = flags.String(flag, "", "setting "+key+", see \"runcvm config show\"")
+	}
+	root.AddCommand(a.createCommand(), a.startCommand(), a.runCommand(), a.stateCommand(), a.listCommand(), a.killCommand(),
+		a.deleteCommand(), a.execCommand(), a.psCommand(), a.pauseCommand(), a.resumeCommand(), a.eventsCommand(), a.updateCommand(),
+		a.featuresCommand(), a.specCommand(), refusedCommand("checkpoint"), refusedCommand("restore"))
+	return root
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+// configure reads the settings and opens the log.
+func (a *app) configure(cmd *cobra.Command) error {
+	level := levelInfo
+	if a.debug {
+		level = levelDebug
+	}
+	l, err := openLog(a.logFile, a.logFormat, level)
+	if err != nil {
+		return err
+	}
+	a.log = l
+	if a.cfg, err = config.Load(os.LookupEnv); err != nil {
+		return err
+	}
+	for key, value := range a.flags {
+		if *value == "" {
+			continue
+		}
+		if err := a.cfg.Set(key, *value, "--"+key); err != nil {
+			return err
+		}
+	}
+	if cmd.Flags().Changed("root") {
+		if a.root, err = filepath.Abs(a.root); err != nil {
+			return fmt.Errorf("--root: %w", err)
+		}
+		if a.root == "/" {
+			return errors.New("--root: / cannot be a root")
+		}
+	}
+	// ttrpc complains of a connection that ends before its calls do, which is how a verb may end.
+	log.L.Logger.SetOutput(io.Discard)
+	return nil
+}
+
+func (a *app) containers() *container.Store { return container.New(a.cfg.DataDir, a.cfg.RunDir) }
+
+// find returns the container of this root that is called so.
+func (a *app) find(id string) (*container.Entry, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	e, err := a.containers().FindBundle(a.root, id)
+	if errdefs.IsNotFound(err) {
+		return nil, errNotExist
+	}
+	return e, err
+}
+
+// checkID says whether a container may be called so: runc's rule.
+func checkID(id string) error {
+	const longest = 1024
+	if id == "" || id == "." || id == ".." || len(id) > longest {
+		return errInvalidID
+	}
+	for _, c := range []byte(id) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '+', c == '-', c == '.':
+		default:
+			return errInvalidID
+		}
+	}
+	return nil
+}
+
+// exactArgs is a verb's number of arguments.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("runcvm: %q requires exactly %d argument(s)", cmd.Name(), n)
+		}
+		return nil
+	}
+}
+
+// minArgs is the least number of a verb's arguments.
+func minArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return fmt.Errorf("runcvm: %q requires a minimum of %d argument(s)", cmd.Name(), n)
+		}
+		return nil
+	}
+}
+
+func refusedCommand(verb string) *cobra.Command {
+	return &cobra.Command{
+		Use: verb, Short: "Refused: a microVM cannot be checkpointed yet", DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("%s is not supported: runcvm cannot save and restore microVMs", verb)
+		},
+	}
+}
