@@ -143,11 +143,9 @@ type mode struct {
 	instead string // what to do in place of another value
 }
 
-var modeFlags = []string{"network", "net", "ipc", "pid", "uts", "userns", "cgroupns"}
+var modeFlags = []string{"ipc", "pid", "uts", "userns", "cgroupns"}
 
 var modes = map[string]mode{
-	"network": networkMode,
-	"net":     networkMode,
 	"ipc": {"private, or none: no /dev/shm", map[string]func(*oci.Options){
 		"private": func(*oci.Options) {}, "none": func(o *oci.Options) { o.NoShm = true },
 	}, "the container's kernel is its own, so nothing can be shared; run what shares memory in one container"},
@@ -160,11 +158,7 @@ var modes = map[string]mode{
 		"the container's cgroups are its guest's; --privileged or --security-opt writable-cgroups lets it change those"},
 }
 
-var (
-	private     = map[string]func(*oci.Options){"private": func(*oci.Options) {}}
-	networkMode = mode{"none: as without it", map[string]func(*oci.Options){"none": func(*oci.Options) {}},
-		"a guest has no network yet; leave it out or give none, and bring files in with the image, -i or \"runcvm cp\""}
-)
+var private = map[string]func(*oci.Options){"private": func(*oci.Options) {}}
 
 func applyMode(o *oci.Options, name, value string) error {
 	if set, ok := modes[name].allowed[value]; ok {

@@ -35,6 +35,7 @@ type runFlags struct {
 	detachKeys string
 	restart    string
 	options    optionFlags
+	network    networkFlags
 	pull       pullFlags
 }
 
@@ -89,6 +90,7 @@ func (f *runFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.size, "size", "", "size of the writable disk (10g)")
 	flags.StringVar(&f.kernel, "kernel", "",
 		"guest kernel: the name of an imported one, a vmlinux, vmlinuz, .deb or a tree with boot/ and lib/modules/")
+	f.network.add(flags)
 	f.pull.add(flags)
 	flags.StringVar(&f.timeout, "timeout", "", "kill it after this time: seconds, or a duration (90s, 10m)")
 	flags.StringVar(&f.restart, "restart", "no", "start it again after its end: no, on-failure[:N], always, unless-stopped")
@@ -113,6 +115,7 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 	env, err := environment(f.envFiles, r.Options.Env)
 	r.Options.Env = env
 	errs = append(errs, err)
+	errs = append(errs, f.network.apply(r)...)
 	errs = append(errs, f.options.apply(&r.Options, cmd.Flags().Changed)...)
 	if f.size != "" {
 		errs = append(errs, flagError("size", a.cfg.Set("disk.size", f.size, "--size")))

@@ -114,6 +114,19 @@ func (c *Client) PutDrive(ctx context.Context, d Drive) error {
 	return c.put(ctx, "/drives/"+url.PathEscape(d.ID), d)
 }
 
+// NetworkInterface is the body of PUT /network-interfaces/{iface_id}. Ids are of letters, digits and underscores.
+type NetworkInterface struct {
+	ID string `json:"iface_id"`
+	// HostDevName is a TAP in the VMM's network namespace.
+	HostDevName string `json:"host_dev_name"`
+	GuestMAC    string `json:"guest_mac,omitempty"`
+}
+
+// PutNetworkInterface gives the guest a network interface. It opens the TAP, and is legal before the boot only.
+func (c *Client) PutNetworkInterface(ctx context.Context, n NetworkInterface) error {
+	return c.put(ctx, "/network-interfaces/"+url.PathEscape(n.ID), n)
+}
+
 // Vsock is the body of PUT /vsock.
 type Vsock struct {
 	GuestCID uint32 `json:"guest_cid"`

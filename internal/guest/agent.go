@@ -71,6 +71,7 @@ func Run(ctx context.Context, o Options) error {
 	guestapi.RegisterAgentService(server, &service{a})
 	guestapi.RegisterCopyService(server, &copyService{a})
 	guestapi.RegisterControlService(server, &controlService{a})
+	guestapi.RegisterNetworkService(server, &networkService{a})
 	go func() { failed <- server.Serve(ctx, a.calls.track(listeners[0])) }()
 	go func() { failed <- a.serveStreams(listeners[1]) }()
 	go a.boot.run(func() error { return prepareGuest(rest) })

@@ -133,6 +133,7 @@ type registry struct {
 	containers map[string]*container
 	setUp      bool
 	closing    bool
+	networked  bool
 	// processes is set when the first process is about to run: from then on somebody sees the clock.
 	processes bool
 }
@@ -156,6 +157,20 @@ func (r *registry) requireSetup() error {
 	if !r.setUp {
 		return status.Error(codes.FailedPrecondition, "the guest is not set up: Setup comes first")
 	}
+	return nil
+}
+
+// beginNetwork says whether the network may be configured: once, between Setup and the first process.
+func (r *registry) beginNetwork() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !r.setUp:
+		return status.Error(codes.FailedPrecondition, "the guest is not set up: Setup comes first")
+	case r.networked || r.processes:
+		return status.Error(codes.FailedPrecondition, "the network is configured already, or a process has run without")
+	}
+	r.networked = true
 	return nil
 }
 

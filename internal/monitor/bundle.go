@@ -69,6 +69,14 @@ func (m *monitor) createBundle(ctx context.Context) (l *life, err error) {
 	return l, l.climb(ctx, l.prepare)
 }
 
+// publicID is the id that the container's maker calls it by.
+func (m *monitor) publicID() string {
+	if m.req.Bundle != nil {
+		return m.req.Bundle.ID
+	}
+	return m.req.ID
+}
+
 // awaitSettled waits for the caller's word that its part of the creation is done.
 func (m *monitor) awaitSettled(l *life) error {
 	select {

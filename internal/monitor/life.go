@@ -11,6 +11,7 @@ import (
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/logfile"
+	"github.com/runcvm/runcvm/internal/network"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/timeline"
 )
@@ -22,6 +23,8 @@ type life struct {
 	timeline  *timeline.Recorder
 	prep      prepared
 	container *sandbox.Container
+	// network is nil where the guest has none.
+	network *network.Binding
 	// began is when the container's process ran.
 	began time.Time
 	// stopped says that it was ended by stop or restart; enforce writes it.
@@ -108,8 +111,12 @@ func (l *life) climb(ctx context.Context, steps ...func(context.Context, *cleanu
 }
 
 // boot boots what was prepared and runs the process.
-func (l *life) boot(ctx context.Context, _ *cleanup.Stack) (err error) {
-	if err := l.prep.sandbox.Boot(ctx, l.prep.files()); err != nil {
+func (l *life) boot(ctx context.Context, undo *cleanup.Stack) (err error) {
+	files := l.prep.files()
+	if err := l.bindNetwork(ctx, &files, undo); err != nil {
+		return err
+	}
+	if err := l.prep.sandbox.Boot(ctx, files); err != nil {
 		return err
 	}
 	if err := l.prep.disk.Opened(); err != nil {
@@ -185,7 +192,11 @@ func (l *life) end(ctx context.Context, keep bool) {
 	} else if err := l.prep.sandbox.Shutdown(ctx); err != nil {
 		l.logger.Warn("the guest did not shut down in order; its disk is checked at the next start", "error", err)
 	}
-	if err := l.prep.disk.Close(); err != nil {
+	err := l.prep.disk.Close()
+	if l.network != nil {
+		err = errors.Join(err, l.network.Close())
+	}
+	if err != nil {
 		l.tell("something is left over", err)
 	}
 }

@@ -7,19 +7,17 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
-// Place is where the monitor of a bundle's container runs on the host. It gets the caller's three standard files, or a terminal.
+// Place is where the monitor of a bundle's container runs on the host, beside the network namespace of the request. It gets the caller's
+// three standard files, or a terminal.
 type Place struct {
-	// NetworkNamespace is a file of the network namespace that it joins; empty: it gets a new one.
-	NetworkNamespace string
 	// Terminal is the slave of the container's pseudoterminal. It becomes the monitor's controlling terminal, so that its changes of
 	// size come as SIGWINCH and its hangup as SIGHUP.
 	Terminal *os.File
+	// Started is called with the monitor's pid before the monitor does anything, and may add to its request.
+	Started func(pid int, req *Request) error
 }
 
 // SpawnBundle is Spawn for a container that is made of a bundle. It returns when the microVM is ready to boot, with the monitor
@@ -28,40 +26,25 @@ func SpawnBundle(ctx context.Context, req Request, p Place) (*Spawned, error) {
 	return spawn(ctx, req, &p)
 }
 
-// start starts a monitor in its place by begin, which must fork on the calling thread.
-func (p *Place) start(cmd *exec.Cmd, begin func() error) error {
+// prepare gives the monitor's process its place.
+func (p *Place) prepare(cmd *exec.Cmd, req Request) {
 	if p == nil {
-		return begin()
+		return
 	}
 	if p.Terminal != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Terminal, p.Terminal, p.Terminal
 		cmd.SysProcAttr.Setctty, cmd.SysProcAttr.Ctty = true, 0
 	}
-	if p.NetworkNamespace == "" {
+	if req.Namespace == "" {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
-		return begin()
 	}
-	return InNetworkNamespace(p.NetworkNamespace, begin)
 }
 
-// InNetworkNamespace calls f on a thread that is in the network namespace of a file. What f starts on that thread is in it, too.
-func InNetworkNamespace(path string, f func() error) error {
-	ns, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("the container's network namespace: %w", err)
+func (p *Place) started(pid int, req *Request) error {
+	if p == nil || p.Started == nil {
+		return nil
 	}
-	defer ns.Close()
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, and nobody else gets to be in that namespace.
-		runtime.LockOSThread()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("join the network namespace %s: %w", path, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
+	return p.Started(pid, req)
 }
 
 // Settle tells the monitor that the container is created: the caller's part of that is done, and the caller may go.

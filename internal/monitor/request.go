@@ -20,6 +20,9 @@ import (
 
 // Request is what a monitor is asked to run. It crosses a pipe as JSON.
 type Request struct {
+	// Namespace is the path of the network namespace whose interfaces the guest gets; empty: the guest has no network.
+	Namespace string `json:"namespace,omitempty"`
+
 	ID      string      `json:"id"`
 	Name    string      `json:"name"`
 	Image   string      `json:"image"`

@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/network"
 )
 
 // Command is the hidden verb of runcvm that runs Main.
@@ -131,13 +133,17 @@ func spawn(ctx context.Context, req Request, place *Place) (*Spawned, error) {
 	}
 	cpus, err := req.Options.CPUList()
 	if err == nil {
-		err = place.start(cmd, func() error { return startOn(cmd, cpus) })
+		place.prepare(cmd, req)
+		err = startIn(req.Namespace, func() error { return startOn(cmd, cpus) })
 	}
 	statusW.Close()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("run the monitor: %w", err), requestW.Close(), statusR.Close())
 	}
 	s := &Spawned{cmd: cmd, lifeline: requestW, Attached: attached, statusR: statusR}
+	if err := place.started(cmd.Process.Pid, &req); err != nil {
+		return nil, errors.Join(err, s.Abort(), statusR.Close())
+	}
 	s.status = json.NewDecoder(io.LimitReader(statusR, 1<<20))
 	if err := s.handshake(ctx, req); err != nil {
 		return nil, errors.Join(err, statusR.Close())
@@ -153,6 +159,14 @@ func KeepFiles() error {
 		return fmt.Errorf("keep other files from the monitor: %w", err)
 	}
 	return nil
+}
+
+// startIn starts a process in a network namespace, or in this one.
+func startIn(namespace string, start func() error) error {
+	if namespace == "" {
+		return start()
+	}
+	return network.In(namespace, start)
 }
 
 // handshake sends the request and waits for the status. On failure the monitor is gone when it returns.

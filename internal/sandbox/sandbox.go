@@ -77,6 +77,7 @@ type Sandbox struct {
 	rpc     *ttrpc.Client
 	agent   guestapi.AgentService
 	control guestapi.ControlService
+	network guestapi.NetworkService
 	guest   *guestapi.SetupResponse
 
 	stop    context.CancelFunc // ends the clock's keeper
@@ -149,6 +150,9 @@ type Drive struct {
 type BootFiles struct {
 	Kernel, Initramfs string
 	Drives            []Drive
+	// NICs are the guest's network interfaces, and Network what its agent makes of them; without Network the guest has its own loopback only.
+	NICs    []firecracker.NetworkInterface
+	Network *guestapi.NetworkRequest
 }
 
 // Boot attaches the disks, boots the guest and returns when its agent has answered.
@@ -159,7 +163,7 @@ func (s *Sandbox) Boot(ctx context.Context, files BootFiles) error {
 	if err != nil {
 		err = s.bootError(ctx, err)
 	} else {
-		err = s.boot(ctx)
+		err = s.boot(ctx, files.Network)
 	}
 	if err != nil {
 		return s.evidence(fmt.Errorf("boot the microVM: %w", err))
@@ -182,11 +186,16 @@ func (s *Sandbox) configure(ctx context.Context, files BootFiles) error {
 			return err
 		}
 	}
+	for _, n := range files.NICs {
+		if err := s.vmm.PutNetworkInterface(ctx, n); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// boot starts the guest and greets its agent. It ends early when the VMM does.
-func (s *Sandbox) boot(ctx context.Context) error {
+// boot starts the guest, greets its agent and has it set up the network. It ends early when the VMM does.
+func (s *Sandbox) boot(ctx context.Context, network *guestapi.NetworkRequest) error {
 	ctx, cancel := s.within(ctx, "answered")
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
@@ -205,7 +214,7 @@ func (s *Sandbox) boot(ctx context.Context) error {
 	}
 	defer s.cfg.Timeline.Phase("agent")()
 	s.rpc, s.agent = newAgent(conn)
-	s.control = guestapi.NewControlClient(s.rpc)
+	s.control, s.network = guestapi.NewControlClient(s.rpc), guestapi.NewNetworkClient(s.rpc)
 	seed := make([]byte, entropyBytes)
 	rand.Read(seed)
 	s.guest, err = s.agent.Setup(ctx, &guestapi.SetupRequest{
@@ -213,6 +222,11 @@ func (s *Sandbox) boot(ctx context.Context) error {
 	})
 	if err != nil {
 		return s.bootError(ctx, fmt.Errorf("set the guest up: %w", err))
+	}
+	if network != nil {
+		if err := s.configureNetwork(ctx, network); err != nil {
+			return s.bootError(ctx, err)
+		}
 	}
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
