@@ -40,7 +40,7 @@ func (f *networkFlags) apply(r *monitor.Request) []error {
 	case "host":
 		return []error{fmt.Errorf("--network host is not supported: a guest has a kernel, and so a network, of its own; publish its ports")}
 	case "container":
-		return []error{fmt.Errorf("--network %s is not supported: the guest's kernel cannot share another one's network; " +
+		return []error{fmt.Errorf("--network %s is not supported: the guest's kernel cannot share another one's network; "+
 			"give both containers the same network", name)}
 	}
 	return []error{fmt.Errorf("--network %q is not supported", name)}

@@ -46,13 +46,16 @@ type agent struct {
 	state   registry
 	calls   *callers
 	copies  transfers
-	end     func()
+	listen  func(uint32) (net.Listener, error)
+	// loopback is where connections from the host are that end at the guest's own loopback address.
+	loopback loopback
+	end      func()
 }
 
 // Run is the life of PID 1. It returns only when the guest cannot serve, with the reason; the caller then reboots.
 func Run(ctx context.Context, o Options) error {
 	a := &agent{version: o.Version, started: bootNanos(), level: new(slog.LevelVar), clock: &clock{}, boot: newBootTask(),
-		calls: newCallers(), end: o.End}
+		calls: newCallers(), end: o.End, listen: o.Listen}
 	a.state.init()
 	if err := moveRoot(); err != nil {
 		return err

@@ -65,6 +65,11 @@ func (s *networkService) Configure(ctx context.Context, r *guestapi.NetworkReque
 	if err := addRoutes(byName, r.Routes); err != nil {
 		return nil, err
 	}
+	if r.Resolver {
+		if err := startResolver(s.a.listen); err != nil {
+			return nil, err
+		}
+	}
 	if r.ReservedFrom != 0 {
 		if err := writeNetSysctl("ipv4/ip_local_reserved_ports", fmt.Sprintf("%d-65535", r.ReservedFrom)); err != nil {
 			return nil, err

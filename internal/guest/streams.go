@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
@@ -143,6 +144,12 @@ func (a *agent) openStream(c net.Conn) {
 // findStream returns what the host opens: a stream of the container's own process, of what has this id, or of a process of Exec,
 // which is waited for.
 func (a *agent) findStream(container, id string, kind guestapi.Stream) (*stream, error) {
+	if container == guestapi.NetworkStreams {
+		if s := a.loopback.streams.find(id, kind); s != nil {
+			return s, nil
+		}
+		return nil, status.Errorf(codes.NotFound, "there is no connection %.128q", id)
+	}
 	c, err := a.state.get(container)
 	if err != nil {
 		return nil, err

@@ -32,7 +32,9 @@ type NetworkRequest struct {
 	// At most 4096.
 	Neighbours []*NetworkNeighbour `protobuf:"bytes,3,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
 	// Ports from this one to 65535 never reach the guest: none is taken for a connection that it opens. 0: all reach it.
-	ReservedFrom  uint32 `protobuf:"varint,4,opt,name=reserved_from,json=reservedFrom,proto3" json:"reserved_from,omitempty"`
+	ReservedFrom uint32 `protobuf:"varint,4,opt,name=reserved_from,json=reservedFrom,proto3" json:"reserved_from,omitempty"`
+	// The guest's 127.0.0.11, port 53, is answered by the host: see resolver.go.
+	Resolver      bool `protobuf:"varint,5,opt,name=resolver,proto3" json:"resolver,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -93,6 +95,13 @@ func (x *NetworkRequest) GetReservedFrom() uint32 {
 		return x.ReservedFrom
 	}
 	return 0
+}
+
+func (x *NetworkRequest) GetResolver() bool {
+	if x != nil {
+		return x.Resolver
+	}
+	return false
 }
 
 // NetworkInterface is found by its hardware address.
@@ -488,11 +497,110 @@ func (*NetworkResponse) Descriptor() ([]byte, []int) {
 	return file_network_proto_rawDescGZIP(), []int{5}
 }
 
+type NetworkDialRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// [A-Za-z0-9_.-]{1,128}, of no other connection.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// From 1 to 65535.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// ::1 in place of 127.0.0.1.
+	Ipv6          bool `protobuf:"varint,3,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkDialRequest) Reset() {
+	*x = NetworkDialRequest{}
+	mi := &file_network_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkDialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkDialRequest) ProtoMessage() {}
+
+func (x *NetworkDialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_network_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkDialRequest.ProtoReflect.Descriptor instead.
+func (*NetworkDialRequest) Descriptor() ([]byte, []int) {
+	return file_network_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NetworkDialRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NetworkDialRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *NetworkDialRequest) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
+}
+
+type NetworkDialResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkDialResponse) Reset() {
+	*x = NetworkDialResponse{}
+	mi := &file_network_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkDialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkDialResponse) ProtoMessage() {}
+
+func (x *NetworkDialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_network_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkDialResponse.ProtoReflect.Descriptor instead.
+func (*NetworkDialResponse) Descriptor() ([]byte, []int) {
+	return file_network_proto_rawDescGZIP(), []int{7}
+}
+
 var File_network_proto protoreflect.FileDescriptor
 
 const file_network_proto_rawDesc = "" +
 	"\n" +
-	"\rnetwork.proto\x12\x0fruncvm.guest.v1\"\xf2\x01\n" +
+	"\rnetwork.proto\x12\x0fruncvm.guest.v1\"\x8e\x02\n" +
 	"\x0eNetworkRequest\x12A\n" +
 	"\n" +
 	"interfaces\x18\x01 \x03(\v2!.runcvm.guest.v1.NetworkInterfaceR\n" +
@@ -501,7 +609,8 @@ const file_network_proto_rawDesc = "" +
 	"\n" +
 	"neighbours\x18\x03 \x03(\v2!.runcvm.guest.v1.NetworkNeighbourR\n" +
 	"neighbours\x12#\n" +
-	"\rreserved_from\x18\x04 \x01(\rR\freservedFrom\"\x9d\x01\n" +
+	"\rreserved_from\x18\x04 \x01(\rR\freservedFrom\x12\x1a\n" +
+	"\bresolver\x18\x05 \x01(\bR\bresolver\"\x9d\x01\n" +
 	"\x10NetworkInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x10\n" +
@@ -532,9 +641,15 @@ const file_network_proto_rawDesc = "" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x0e\n" +
 	"\x02ip\x18\x02 \x01(\fR\x02ip\x12\x10\n" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\"\x11\n" +
-	"\x0fNetworkResponse2Y\n" +
+	"\x0fNetworkResponse\"L\n" +
+	"\x12NetworkDialRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x12\n" +
+	"\x04ipv6\x18\x03 \x01(\bR\x04ipv6\"\x15\n" +
+	"\x13NetworkDialResponse2\xac\x01\n" +
 	"\aNetwork\x12N\n" +
-	"\tConfigure\x12\x1f.runcvm.guest.v1.NetworkRequest\x1a .runcvm.guest.v1.NetworkResponseB5Z3github.com/runcvm/runcvm/internal/guestapi;guestapib\x06proto3"
+	"\tConfigure\x12\x1f.runcvm.guest.v1.NetworkRequest\x1a .runcvm.guest.v1.NetworkResponse\x12Q\n" +
+	"\x04Dial\x12#.runcvm.guest.v1.NetworkDialRequest\x1a$.runcvm.guest.v1.NetworkDialResponseB5Z3github.com/runcvm/runcvm/internal/guestapi;guestapib\x06proto3"
 
 var (
 	file_network_proto_rawDescOnce sync.Once
@@ -548,14 +663,16 @@ func file_network_proto_rawDescGZIP() []byte {
 	return file_network_proto_rawDescData
 }
 
-var file_network_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_network_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_network_proto_goTypes = []any{
-	(*NetworkRequest)(nil),   // 0: runcvm.guest.v1.NetworkRequest
-	(*NetworkInterface)(nil), // 1: runcvm.guest.v1.NetworkInterface
-	(*NetworkAddress)(nil),   // 2: runcvm.guest.v1.NetworkAddress
-	(*NetworkRoute)(nil),     // 3: runcvm.guest.v1.NetworkRoute
-	(*NetworkNeighbour)(nil), // 4: runcvm.guest.v1.NetworkNeighbour
-	(*NetworkResponse)(nil),  // 5: runcvm.guest.v1.NetworkResponse
+	(*NetworkRequest)(nil),      // 0: runcvm.guest.v1.NetworkRequest
+	(*NetworkInterface)(nil),    // 1: runcvm.guest.v1.NetworkInterface
+	(*NetworkAddress)(nil),      // 2: runcvm.guest.v1.NetworkAddress
+	(*NetworkRoute)(nil),        // 3: runcvm.guest.v1.NetworkRoute
+	(*NetworkNeighbour)(nil),    // 4: runcvm.guest.v1.NetworkNeighbour
+	(*NetworkResponse)(nil),     // 5: runcvm.guest.v1.NetworkResponse
+	(*NetworkDialRequest)(nil),  // 6: runcvm.guest.v1.NetworkDialRequest
+	(*NetworkDialResponse)(nil), // 7: runcvm.guest.v1.NetworkDialResponse
 }
 var file_network_proto_depIdxs = []int32{
 	1, // 0: runcvm.guest.v1.NetworkRequest.interfaces:type_name -> runcvm.guest.v1.NetworkInterface
@@ -563,9 +680,11 @@ var file_network_proto_depIdxs = []int32{
 	4, // 2: runcvm.guest.v1.NetworkRequest.neighbours:type_name -> runcvm.guest.v1.NetworkNeighbour
 	2, // 3: runcvm.guest.v1.NetworkInterface.addresses:type_name -> runcvm.guest.v1.NetworkAddress
 	0, // 4: runcvm.guest.v1.Network.Configure:input_type -> runcvm.guest.v1.NetworkRequest
-	5, // 5: runcvm.guest.v1.Network.Configure:output_type -> runcvm.guest.v1.NetworkResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
+	6, // 5: runcvm.guest.v1.Network.Dial:input_type -> runcvm.guest.v1.NetworkDialRequest
+	5, // 6: runcvm.guest.v1.Network.Configure:output_type -> runcvm.guest.v1.NetworkResponse
+	7, // 7: runcvm.guest.v1.Network.Dial:output_type -> runcvm.guest.v1.NetworkDialResponse
+	6, // [6:8] is the sub-list for method output_type
+	4, // [4:6] is the sub-list for method input_type
 	4, // [4:4] is the sub-list for extension type_name
 	4, // [4:4] is the sub-list for extension extendee
 	0, // [0:4] is the sub-list for field type_name
@@ -582,7 +701,7 @@ func file_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_network_proto_rawDesc), len(file_network_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -9,6 +9,7 @@ import (
 
 type NetworkService interface {
 	Configure(context.Context, *NetworkRequest) (*NetworkResponse, error)
+	Dial(context.Context, *NetworkDialRequest) (*NetworkDialResponse, error)
 }
 
 func RegisterNetworkService(srv *ttrpc.Server, svc NetworkService) {
@@ -20,6 +21,13 @@ func RegisterNetworkService(srv *ttrpc.Server, svc NetworkService) {
 					return nil, err
 				}
 				return svc.Configure(ctx, &req)
+			},
+			"Dial": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req NetworkDialRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Dial(ctx, &req)
 			},
 		},
 	})
@@ -38,6 +46,14 @@ func NewNetworkClient(client *ttrpc.Client) NetworkService {
 func (c *networkClient) Configure(ctx context.Context, req *NetworkRequest) (*NetworkResponse, error) {
 	var resp NetworkResponse
 	if err := c.client.Call(ctx, "runcvm.guest.v1.Network", "Configure", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *networkClient) Dial(ctx context.Context, req *NetworkDialRequest) (*NetworkDialResponse, error) {
+	var resp NetworkDialResponse
+	if err := c.client.Call(ctx, "runcvm.guest.v1.Network", "Dial", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

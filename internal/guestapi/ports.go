@@ -12,6 +12,9 @@ const (
 	PortAgent = 1024
 	// PortStream takes one connection for each stream of a process; see OpenStream.
 	PortStream = 1025
+	// PortResolver takes the one connection over which the host answers the guest's questions of names; see resolver.go. It is open
+	// where NetworkRequest.resolver says so.
+	PortResolver = 1026
 	// HostCID is VMADDR_CID_HOST of vsock(7).
 	HostCID = 2
 )
@@ -51,6 +54,13 @@ const (
 	// InitPath is where a container finds its init; as in Docker.
 	InitPath = "/sbin/docker-init"
 )
+
+// NetworkStreams is, in the opening of a stream, in the place of a container's id where the stream is of a connection that
+// Network.Dial has made. No container has this id.
+const NetworkStreams = "/network"
+
+// ResolverAddress is where a container finds Docker's resolver, at port 53, UDP and TCP.
+const ResolverAddress = "127.0.0.11"
 
 // MaxContainerID is the longest container id, in bytes.
 const MaxContainerID = 128

@@ -119,6 +119,7 @@ func (l *life) boot(ctx context.Context, undo *cleanup.Stack) (err error) {
 	if err := l.prep.sandbox.Boot(ctx, files); err != nil {
 		return err
 	}
+	l.serveNetwork()
 	if err := l.prep.disk.Opened(); err != nil {
 		return err
 	}

@@ -24,3 +24,13 @@ func (l *life) bindNetwork(ctx context.Context, files *sandbox.BootFiles, undo *
 	files.NICs, files.Network = l.network.NICs, l.network.Guest
 	return nil
 }
+
+// serveNetwork does for a guest that has booted what needs the namespace's own stack.
+func (l *life) serveNetwork() {
+	if l.network == nil {
+		return
+	}
+	for _, note := range l.network.Serve(l.prep.sandbox, l.logger) {
+		l.logger.Warn(note)
+	}
+}

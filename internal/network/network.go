@@ -7,7 +7,7 @@
 // discovery itself. The interface keeps its addresses too, for what the namespace's own stack does: see passToStack.
 //
 // Legal order: Bind in a process that is in the namespace, once its interfaces are there; then the VMM opens the TAPs of
-// Binding.NICs; the guest's agent gets Binding.Guest; Close when the VMM has ended. In runs a function in a namespace, so that a
+// Binding.NICs; the guest's agent gets Binding.Guest; Serve once it has; Close when the VMM has ended. In runs a function in a namespace, so that a
 // process can be started there.
 package network
 
@@ -67,6 +67,7 @@ func Bind(ctx context.Context, id string) (_ *Binding, err error) {
 		return nil, err
 	}
 	b.Guest, b.Notes, b.Resolver = found.request, found.notes, found.resolver
+	b.Guest.Resolver = b.Resolver
 	if len(found.links) > maxInterfaces {
 		return nil, fmt.Errorf("the namespace has %d interfaces, a guest can have %d: leave some networks out", len(found.links), maxInterfaces)
 	}
