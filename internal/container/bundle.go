@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/runcvm/runcvm/internal/hostcgroup"
 )
 
 // Bundle says of a container that an OCI runtime's create has made it, and of what.
@@ -21,6 +23,8 @@ type Bundle struct {
 	// Version is config.json's ociVersion.
 	Version     string            `json:"version"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// Cgroup is the host's of monitor and VMM.
+	Cgroup *hostcgroup.State `json:"cgroup,omitempty"`
 }
 
 // BundleID is the id in this store of the container that is called so in this root: whoever knows the two finds the container at once.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
@@ -45,6 +46,9 @@ func (m *monitor) runBundle(ctx context.Context) int {
 		ask <- err
 		return m.finish(exit)
 	}
+	if err := l.limitHost(); err != nil {
+		l.logger.Warn("the host does not hold the limit of processor time; the guest does", "error", err)
+	}
 	l.runs()
 	if l.ownsTerminal() {
 		l.resizeTerminal(ctx) // it may have changed since the start was asked for
@@ -67,6 +71,18 @@ func (m *monitor) createBundle(ctx context.Context) (l *life, err error) {
 	}
 	l = m.newLife(m.req.Zero)
 	return l, l.climb(ctx, l.prepare)
+}
+
+// limitHost begins the limit of processor time on the host: the boot is not the container's time.
+func (m *monitor) limitHost() error {
+	if m.req.Bundle.Cgroup == nil {
+		return nil
+	}
+	c, err := hostcgroup.Load(*m.req.Bundle.Cgroup)
+	if err != nil {
+		return err
+	}
+	return c.SetCPUQuota()
 }
 
 // publicID is the id that the container's maker calls it by.

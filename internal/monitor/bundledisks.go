@@ -2,16 +2,15 @@ package monitor
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"syscall"
 	"time"
 
-	"github.com/google/uuid"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	bundle "github.com/runcvm/runcvm/internal/bundlestandin"
+	"github.com/runcvm/runcvm/internal/bundle"
+	"github.com/runcvm/runcvm/internal/cleanup"
+	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/oci"
 	"github.com/runcvm/runcvm/internal/rootfs"
 )
@@ -32,31 +31,70 @@ func (l *life) bundleDisks(ctx context.Context, undo func(func() error)) error {
 	if err != nil {
 		return err
 	}
-	l.prep.guestSpec = spec
+	l.prep.guestSpec, l.prep.bundle = spec, b
+	if l.req.Options.Terminal {
+		spec.Process.ConsoleSize = nil // the terminal on the host has it
+	}
 	// What people's verbs need to know of it.
 	l.prep.spec = oci.Container{
 		Args: b.Spec.Process.Args, Env: b.Spec.Process.Env, Cwd: b.Spec.Process.Cwd, Hostname: b.Spec.Hostname,
 		ReadOnly: b.Spec.Root.Readonly, Terminal: b.Spec.Process.Terminal,
 		StopSignal: syscall.SIGTERM, StopTimeout: oci.DefaultStopTimeout * time.Second,
 	}
-	image := l.path("image.erofs")
+	if err := l.containerSettings(); err != nil {
+		return err
+	}
+	return l.rootDisks(ctx, b, undo)
+}
+
+// rootDisks makes the image disk of a bundle's root, and the writable disk.
+func (l *life) rootDisks(ctx context.Context, b *bundle.Bundle, undo func(func() error)) error {
 	finished := l.timeline.Phase("image-disk")
-	info, err := rootfs.BuildDirectory(ctx, b.Rootfs, image)
-	finished()
+	defer finished()
+	root, err := rootfs.OpenBundleRoot(b.Rootfs)
 	if err != nil {
 		return err
 	}
-	l.prep.disk = &rootfs.Disk{Path: image, UUID: info.UUID}
-	defer l.timeline.Phase("rootfs-disk")()
-	text, err := json.Marshal(spec)
+	defer root.Close()
+	cache, err := rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
 	if err != nil {
-		return fmt.Errorf("write the container's specification: %w", err)
+		return err
 	}
-	l.prep.rootfsPath = filepath.Join(l.files.Dir, "rootfs.ext4")
-	l.prep.rootfsUUID = uuid.NewString()
-	return makeWritable(ctx, l.prep.rootfsPath, rootfs.WritableOptions{
-		Size: l.cfg.DiskSize, UUID: l.prep.rootfsUUID, Entrypoint: l.prep.spec.Args, Config: text,
-	})
+	l.prep.disk, err = cache.BundleDisk(ctx, root, rootfs.DiskOptions{CacheKey: l.cfg.CacheKey, Cache: l.cfg.CacheActive})
+	if err != nil {
+		return err
+	}
+	undo(l.prep.disk.Close)
+	finished()
+	l.prep.rootfsPath = root.WritablePath(l.path(container.DiskFile))
+	return l.writableDiskWith(ctx, l.prep.guestSpec)
+}
+
+// startDisk makes the disk of a start of a container that is made of a bundle: what the host has for it at this moment.
+func (l *life) startDisk(ctx context.Context, undo *cleanup.Stack) error {
+	if l.prep.bundle == nil {
+		return nil
+	}
+	defer l.timeline.Phase("start-disk")()
+	root, err := rootfs.OpenBundleRoot(l.prep.bundle.Rootfs)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	cache, err := rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
+	if err != nil {
+		return err
+	}
+	var copies []rootfs.Copy
+	for _, c := range l.prep.bundle.Copies() {
+		l.logger.Info("copied from the host for this start: changes there are not seen", "source", c.Source, "destination", c.Destination)
+		copies = append(copies, rootfs.Copy{Source: c.Source, Name: filepath.Base(c.Staged)})
+	}
+	if l.prep.start, err = cache.StartDisk(ctx, root, copies); err != nil || l.prep.start == nil {
+		return err
+	}
+	undo.AddFunc(l.prep.start.Close)
+	return nil
 }
 
 // further is how processes are run in the container beside its own, which people's exec asks for.

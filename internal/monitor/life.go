@@ -112,6 +112,9 @@ func (l *life) climb(ctx context.Context, steps ...func(context.Context, *cleanu
 
 // boot boots what was prepared and runs the process.
 func (l *life) boot(ctx context.Context, undo *cleanup.Stack) (err error) {
+	if err := l.startDisk(ctx, undo); err != nil {
+		return err
+	}
 	files := l.prep.files()
 	if err := l.bindNetwork(ctx, &files, undo); err != nil {
 		return err
@@ -122,6 +125,11 @@ func (l *life) boot(ctx context.Context, undo *cleanup.Stack) (err error) {
 	l.serveNetwork()
 	if err := l.prep.disk.Opened(); err != nil {
 		return err
+	}
+	if l.prep.start != nil {
+		if err := l.prep.start.Opened(); err != nil {
+			return err
+		}
 	}
 	if l.container, err = l.prep.sandbox.Create(ctx, l.req.ID, l.prep.disks()); err != nil {
 		return err
@@ -194,6 +202,9 @@ func (l *life) end(ctx context.Context, keep bool) {
 		l.logger.Warn("the guest did not shut down in order; its disk is checked at the next start", "error", err)
 	}
 	err := l.prep.disk.Close()
+	if l.prep.start != nil {
+		err = errors.Join(err, l.prep.start.Close())
+	}
 	if l.network != nil {
 		err = errors.Join(err, l.network.Close())
 	}

@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/runcvm/runcvm/internal/bundle"
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/image"
@@ -31,7 +32,10 @@ type prepared struct {
 	image   image.Image
 	spec    oci.Container
 	// guestSpec is what crun gets, where the container is made of a bundle.
-	guestSpec  *specs.Spec
+	guestSpec *specs.Spec
+	bundle    *bundle.Bundle
+	// start is the disk of this start; nil where there is none.
+	start      *rootfs.Disk
 	disk       *rootfs.Disk
 	rootfsUUID string
 	rootfsPath string
@@ -45,6 +49,9 @@ func (p *prepared) files() sandbox.BootFiles {
 		{ID: "image", Path: p.disk.Path, ReadOnly: true},
 		{ID: "rootfs", Path: p.rootfsPath},
 	}
+	if p.start != nil {
+		drives = append(drives, sandbox.Drive{ID: "start", Path: p.start.Path, ReadOnly: true})
+	}
 	if p.modules.Path != "" {
 		drives = append(drives, sandbox.Drive{ID: "modules", Path: p.modules.Path, ReadOnly: true})
 	}
@@ -52,7 +59,11 @@ func (p *prepared) files() sandbox.BootFiles {
 }
 
 func (p *prepared) disks() sandbox.Disks {
-	return sandbox.Disks{Image: p.disk.UUID, Rootfs: p.rootfsUUID}
+	d := sandbox.Disks{Image: p.disk.UUID, Rootfs: p.rootfsUUID}
+	if p.start != nil {
+		d.Start = p.start.UUID
+	}
+	return d
 }
 
 // prepare makes the disks and runs the VMM, both at once, and leaves the sandbox ready to boot.
@@ -211,12 +222,17 @@ func (l *life) containerSettings() error {
 }
 
 func (l *life) writableDisk(ctx context.Context) error {
+	l.prep.rootfsPath = l.path(container.DiskFile)
+	return l.writableDiskWith(ctx, oci.Spec(l.prep.spec))
+}
+
+// writableDiskWith makes the writable disk, or uses the one that is there, with the command and this specification.
+func (l *life) writableDiskWith(ctx context.Context, guest *specs.Spec) error {
 	defer l.timeline.Phase("rootfs-disk")()
-	spec, err := json.Marshal(oci.Spec(l.prep.spec))
+	spec, err := json.Marshal(guest)
 	if err != nil {
 		return fmt.Errorf("write the container's specification: %w", err)
 	}
-	l.prep.rootfsPath = l.path(container.DiskFile)
 	options := rootfs.WritableOptions{
 		Size: l.cfg.DiskSize, UUID: uuid.NewString(), Entrypoint: l.prep.spec.Args, Config: spec,
 	}

@@ -29,3 +29,10 @@ func guestSize(cfg *config.Config, limits oci.Limits) (memoryMiB int64, cpus int
 	}
 	return (memory + mebibyte - 1) / mebibyte, cpus
 }
+
+// GuestOf is the memory in bytes of the guest that a request is for, and whether its VMM emulates.
+func GuestOf(cfg *config.Config, req *Request) (memory int64, emulated bool, err error) {
+	v, err := chooseVMM(cfg)
+	mib, _ := guestSize(cfg, req.Options.Limits)
+	return mib * mebibyte, v.emulated, err
+}

@@ -12,8 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	bundle "github.com/runcvm/runcvm/internal/bundlestandin"
+	"github.com/runcvm/runcvm/internal/bundle"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/oci"
 )
@@ -87,7 +88,7 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	}
 	c := &created{bundle: b}
 	var place monitor.Place
-	if place.NetworkNamespace, _ = b.NetworkNamespace(); b.Spec.Process.Terminal {
+	if b.Spec.Process.Terminal {
 		if c.console, place.Terminal, err = openConsole(b.Spec.Process.ConsoleSize); err != nil {
 			return nil, err
 		}
@@ -98,7 +99,21 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 			}
 		}()
 	}
-	if c.monitor, err = monitor.SpawnBundle(ctx, a.request(id, b), place); err != nil {
+	req := a.request(id, b)
+	var cgroup *hostcgroup.Cgroup
+	place.Started = func(pid int, req *monitor.Request) (err error) {
+		if cgroup, err = a.enterCgroup(pid, req, b.Spec); err == nil {
+			state := cgroup.State()
+			req.Bundle.Cgroup = &state
+		}
+		return err
+	}
+	defer func() {
+		if err != nil && cgroup != nil {
+			err = errors.Join(err, deleteCgroup(ctx, cgroup))
+		}
+	}()
+	if c.monitor, err = monitor.SpawnBundle(ctx, req, place); err != nil {
 		return nil, err
 	}
 	if err := a.finishCreation(ctx, c, id, f); err != nil {
@@ -136,8 +151,10 @@ func (a *app) finishCreation(ctx context.Context, c *created, id string, f *crea
 
 // request is what the monitor is asked for.
 func (a *app) request(id string, b *bundle.Bundle) monitor.Request {
+	namespace, _ := b.NetworkNamespace()
 	return monitor.Request{
-		ID: container.BundleID(a.root, id), Image: b.Dir, Settings: a.cfg.Values(), Zero: a.zero, Stdin: true,
+		Namespace: namespace,
+		ID:        container.BundleID(a.root, id), Image: b.Dir, Settings: a.cfg.Values(), Zero: a.zero, Stdin: true,
 		Options: oci.Options{Terminal: b.Spec.Process.Terminal, Hostname: b.Spec.Hostname, Limits: limits(b.Spec)},
 		Bundle: &container.Bundle{
 			Root: a.root, ID: id, Dir: b.Dir, Rootfs: b.Rootfs, Version: b.Spec.Version, Annotations: b.Spec.Annotations,

@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
-	bundle "github.com/runcvm/runcvm/internal/bundlestandin"
+	"github.com/runcvm/runcvm/internal/bundle"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
@@ -89,9 +89,12 @@ func (a *app) exec(ctx context.Context, id string, args []string, f *execFlags, 
 	if err := checkConsole(p, &f.createFlags); err != nil {
 		return err
 	}
-	guest, err := bundle.GuestProcess(p)
+	guest, notes, err := bundle.GuestProcess(p)
 	if err != nil {
 		return err
+	}
+	for _, note := range notes {
+		a.log.debugf(note)
 	}
 	text, err := json.Marshal(guest)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/sandbox"
@@ -113,6 +114,15 @@ func (a *app) delete(ctx context.Context, id string, force bool) error {
 		}
 	default:
 		return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, s)
+	}
+	if e.Bundle.Cgroup != nil {
+		c, err := hostcgroup.Load(*e.Bundle.Cgroup)
+		if err == nil {
+			err = deleteCgroup(ctx, c)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	spec, err := readSpec(e)
 	if err := e.Discard(); err != nil {

@@ -85,12 +85,13 @@ func layer(t testing.TB, files map[string]string) v1.Layer {
 	return must(tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }))(t)
 }
 
-// Unpack puts the files of the image that is the OCI layout at the path image into a directory.
-func Unpack(t testing.TB, image, dir string) {
+// Unpack puts the files of the image that is the OCI layout at the path image into a directory: all, or these members, by their names
+// in its layers.
+func Unpack(t testing.TB, image, dir string, members ...string) {
 	t.Helper()
 	files := mutate.Extract(inLayout(t, image))
 	defer files.Close()
-	cmd := exec.Command("tar", "-C", dir, "--numeric-owner", "-xpf", "-")
+	cmd := exec.Command("tar", append([]string{"-C", dir, "--numeric-owner", "-xpf", "-"}, members...)...)
 	cmd.Stdin = files
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("unpack the image: %v: %s", err, out)
