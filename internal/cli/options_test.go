@@ -70,7 +70,7 @@ func TestAFlagThatIsRefusedIsNamedWithWhatToDo(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{"--volume", "runcvm cp", "--publish ", "--publish-all", "--gpus", "--device is", "--privileged", "--health-cmd",
-		"--oom-kill-disable", `--net "host"`, `--ipc "host"`, `--pid "container:x"`, `--cgroupns "host"`, `--uts "host"`, `--userns "keep-id"`} {
+		"--oom-kill-disable", `--network host is`, `--ipc "host"`, `--pid "container:x"`, `--cgroupns "host"`, `--uts "host"`, `--userns "keep-id"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)
 		}
