@@ -237,19 +237,17 @@ func (p *process) read(spec, proc, linux object) error {
 
 // resolve finds the process's user and groups in the container's own files.
 func (p *process) resolve(annotations map[string]string, lookup userLookup) error {
-	name, ok := annotations[guestapi.UserAnnotation]
-	if !ok {
-		return nil // it is whole as it came: a bundle's
-	}
-	user, err := lookup.user(name)
-	if err != nil {
-		return err
-	}
-	user.Umask = p.user.Umask
-	user.addGroups(p.user.AdditionalGids)
-	p.user = user
-	if !hasEnv(p.env, "HOME") {
-		p.env = append(p.env, "HOME="+user.home)
+	if name, ok := annotations[guestapi.UserAnnotation]; ok {
+		user, err := lookup.user(name)
+		if err != nil {
+			return err
+		}
+		user.Umask = p.user.Umask
+		user.addGroups(p.user.AdditionalGids)
+		p.user = user
+		if !hasEnv(p.env, "HOME") {
+			p.env = append(p.env, "HOME="+user.home)
+		}
 	}
 	// As in Docker, the process's own group is one of the further ones too.
 	gids := append([]uint32{p.user.GID}, p.user.AdditionalGids...)
