@@ -86,6 +86,23 @@ test-unit: ## Run the unit tests
 test-sdk: build ## Boot a guest on firecracker-qemu through Firecracker's official Go SDK
 	cd test/firecracker-go-sdk && RUNCVM_VMM=$(CURDIR)/bin/firecracker-qemu go test -count=1 -v ./...
 
+# The validation programs of runtime-tools; programs.md says which pass, and which are quick.
+RUNTIME_TOOLS     := github.com/opencontainers/runtime-tools
+QUICK_VALIDATIONS := $(shell awk -F '|' '$$4 ~ /quick/ { gsub(/ /, "", $$2); print $$2 }' test/runtime-tools/programs.md)
+# Their test, which finds everything by these.
+VALIDATE := cd test/runtime-tools && RUNCVM_BIN=$(CURDIR)/bin RUNCVM_TEST_RUNTIME_TOOLS=$(CURDIR)/bin/test/runtime-tools \
+	RUNCVM_TEST_SCHEMA="$$(cd $(CURDIR) && go list -m -f '{{.Dir}}' github.com/opencontainers/runtime-spec)/schema"
+
+.PHONY: test-runtime-tools-quick
+test-runtime-tools-quick: build ## Run the quick validation programs of runtime-tools, and compare with the OCI schemas
+	cd test/runtime-tools && $(GOBUILD) -o ../../bin/test/runtime-tools/ $(RUNTIME_TOOLS)/cmd/runtimetest $(QUICK_VALIDATIONS:%=$(RUNTIME_TOOLS)/validation/%)
+	$(VALIDATE) go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...
+
+.PHONY: test-runtime-tools
+test-runtime-tools: build ## Run all validation programs of runtime-tools that apply
+	cd test/runtime-tools && $(GOBUILD) -o ../../bin/test/runtime-tools/ tool
+	$(VALIDATE) RUNCVM_TEST_RUNTIME_TOOLS_ALL=1 go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...
+
 .PHONY: test-e2e
 test-e2e: build test-programs $(ENGINES)/runc image tools-image ## Run the e2e suites on firecracker-qemu
 	$(TEST_ENV) go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)

@@ -1,0 +1,157 @@
+// Package runtimetools runs the validation programs of opencontainers/runtime-tools against runcvm, and compares what it prints with the
+// runtime specification's JSON schemas. The environment says where things are:
+//
+//	RUNCVM_BIN                    the programs of RunCVM
+//	RUNCVM_TEST_RUNTIME_TOOLS     the programs of runtime-tools, built
+//	RUNCVM_TEST_SCHEMA            the directory of the runtime specification's schemas
+//	RUNCVM_TEST_RUNTIME_TOOLS_ALL not empty: not only the quick programs
+package runtimetools
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// deadline is what one program may take: most boot one guest, some ten.
+const deadline = 5 * time.Minute
+
+func env(t *testing.T, name string) string {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		t.Fatalf("%s is not set: run this by make test-runtime-tools", name)
+	}
+	return v
+}
+
+// module is where the source of runtime-tools lies.
+func module(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/opencontainers/runtime-tools").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// program is a row of programs.md.
+type program struct{ name, result, reason string }
+
+const (
+	pass          = "pass"
+	notApplicable = "not applicable"
+	notRun        = "not run yet"
+	quick         = "quick"
+)
+
+func programs(t *testing.T) []program {
+	t.Helper()
+	text, err := os.ReadFile("programs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []program
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		if len(cells) != 5 || strings.TrimSpace(cells[1]) == "program" || strings.Contains(cells[1], "---") {
+			continue
+		}
+		all = append(all, program{strings.TrimSpace(cells[1]), strings.TrimSpace(cells[2]), strings.TrimSpace(cells[3])})
+	}
+	return all
+}
+
+func TestTheTableHasEveryProgram(t *testing.T) {
+	entries, err := os.ReadDir(filepath.Join(module(t), "validation"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var there, listed []string
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != "util" {
+			there = append(there, e.Name())
+		}
+	}
+	for _, p := range programs(t) {
+		listed = append(listed, p.name)
+		if !slices.Contains([]string{pass, notApplicable, notRun}, p.result) || p.result != pass && p.reason == "" {
+			t.Errorf("%s is %q because of %q", p.name, p.result, p.reason)
+		}
+	}
+	if !slices.Equal(there, listed) {
+		t.Errorf("there are %q, the table has %q", there, listed)
+	}
+}
+
+// runtime is a program that is runcvm with directories of its own.
+func runtime(t *testing.T) string {
+	t.Helper()
+	bin := env(t, "RUNCVM_BIN")
+	// Short: sockets lie in it.
+	dir, err := os.MkdirTemp("", "rt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	vmm := os.Getenv("RUNCVM_VMM")
+	if vmm == "" {
+		vmm = filepath.Join(bin, "firecracker-qemu")
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexport RUNCVM_CONFIG=/dev/null RUNCVM_DATA_DIR=%[1]s/d RUNCVM_RUN_DIR=%[1]s/r RUNCVM_VMM=%[2]s\n"+
+		"exec %[3]s/runcvm --root %[1]s/oci \"$@\"\n", dir, vmm, bin)
+	path := filepath.Join(dir, "runtime")
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestProgramsThatApply(t *testing.T) {
+	rt := runtime(t)
+	built := env(t, "RUNCVM_TEST_RUNTIME_TOOLS")
+	archive := filepath.Join(module(t), "rootfs-amd64.tar.gz")
+	for _, p := range programs(t) {
+		if p.result == notApplicable || os.Getenv("RUNCVM_TEST_RUNTIME_TOOLS_ALL") == "" && p.reason != quick {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			// A program finds the root's archive and runtimetest in its working directory.
+			dir := t.TempDir()
+			for _, file := range []string{archive, filepath.Join(built, "runtimetest")} {
+				if out, err := exec.Command("cp", file, dir).CombinedOutput(); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			defer cancel()
+			var output bytes.Buffer
+			cmd := exec.CommandContext(ctx, filepath.Join(built, p.name))
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "RUNTIME="+rt, "TMPDIR="+dir)
+			cmd.Stdout, cmd.Stderr = &output, &output
+			if err := cmd.Run(); err != nil || failed(output.String()) {
+				t.Errorf("%v\n%s", err, output.String())
+			}
+		})
+	}
+}
+
+// failed says whether the output of a program, which is of the Test Anything Protocol, has a failure. Some programs report theirs as a
+// diagnostic alone.
+func failed(tap string) bool {
+	for line := range strings.Lines(tap) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "not ok") && !strings.Contains(line, "# SKIP") && !strings.Contains(line, "# TODO") {
+			return true
+		}
+	}
+	return strings.Contains(tap, "MUST") && !strings.Contains(tap, "\nok ") && !strings.HasPrefix(tap, "ok ")
+}
