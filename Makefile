@@ -66,6 +66,10 @@ image: ## Make the Debian image that demo and tests run
 tools-image: ## Make the Debian image with the programs that some tests run in guests
 	scripts/debian-image $(TOOLS_IMAGE) $(TOOLS_PACKAGES)
 
+.PHONY: deb
+deb: ## Make the Debian package bin/deb/runcvm_VERSION_amd64.deb of the commit
+	scripts/deb
+
 .PHONY: kernel
 kernel: build ## Build the smaller, faster guest kernel, which tests then use (10 to 20 minutes, once)
 	kernel/build $(FASTER_KERNEL)

@@ -1,7 +1,7 @@
-// Docs writes what is said of the command from the command itself: docs/command.md, man pages and completions; and what becomes of a
-// bundle's fields from their table.
+// Docs writes what is said of the command from the command itself: docs/command.md, man pages, completions, and a file of settings;
+// and what becomes of a bundle's fields from their table.
 //
-//	docs -markdown docs/command.md -runtime docs/oci-runtime.md -man build/man -completion build/completion
+//	docs -markdown docs/command.md -runtime docs/oci-runtime.md -man build/man -completion build/completion -settings build/config.toml
 package main
 
 import (
@@ -32,6 +32,7 @@ func main() {
 	runtime := flag.String("runtime", "", "write what becomes of a bundle's fields to this `file`")
 	man := flag.String("man", "", "write man pages to this `directory`")
 	completion := flag.String("completion", "", "write completions to this `directory`")
+	settings := flag.String("settings", "", "write a configuration file with every setting to this `file`")
 	flag.Parse()
 	var errs []error
 	if *markdown != "" {
@@ -53,6 +54,13 @@ func main() {
 	}
 	if *completion != "" {
 		errs = append(errs, completions(cli.Command(), *completion))
+	}
+	if *settings != "" {
+		values, err := defaults()
+		if err == nil {
+			err = os.WriteFile(*settings, settingsFile(values), 0o644)
+		}
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		fmt.Fprintln(os.Stderr, "docs:", err)
