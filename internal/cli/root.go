@@ -21,6 +21,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/ocicli"
@@ -54,6 +55,13 @@ func Execute(zero time.Time) int {
 	a.zero = zero
 	if len(os.Args) == 2 && os.Args[1] == monitor.Command {
 		return monitor.Main()
+	}
+	if len(os.Args) == 2 && os.Args[1] == hostcgroup.StandIn {
+		if err := hostcgroup.RunStandIn(); err != nil {
+			a.tell(err)
+			return 1
+		}
+		return 0
 	}
 	if ocicli.Wants(os.Args[1:]) {
 		return ocicli.Execute(zero, os.Args[1:])

@@ -97,3 +97,11 @@ func (s *controlService) ListProcesses(_ context.Context, r *guestapi.ListProces
 	}
 	return c.processes()
 }
+
+func (s *controlService) Update(_ context.Context, r *guestapi.UpdateRequest) (*guestapi.UpdateResponse, error) {
+	c, err := s.running(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	return &guestapi.UpdateResponse{}, writeLimits(c.cgroup(), r)
+}

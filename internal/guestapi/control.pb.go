@@ -687,6 +687,139 @@ func (x *Process) GetArgs() []string {
 	return nil
 }
 
+// UpdateRequest has new limits; 0 leaves one as it is, -1 takes it away.
+type UpdateRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// Bytes.
+	MemoryLimit       int64 `protobuf:"varint,2,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"`
+	MemoryReservation int64 `protobuf:"varint,3,opt,name=memory_reservation,json=memoryReservation,proto3" json:"memory_reservation,omitempty"`
+	// Microseconds of a processor in each period; with a quota of 0 the period is not looked at.
+	CpuQuota  int64  `protobuf:"varint,4,opt,name=cpu_quota,json=cpuQuota,proto3" json:"cpu_quota,omitempty"`
+	CpuPeriod uint64 `protobuf:"varint,5,opt,name=cpu_period,json=cpuPeriod,proto3" json:"cpu_period,omitempty"`
+	// cpu.weight of cgroup v2, from 1 to 10000.
+	CpuWeight uint64 `protobuf:"varint,6,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`
+	// Processes and threads.
+	PidsLimit     int64 `protobuf:"varint,7,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRequest) Reset() {
+	*x = UpdateRequest{}
+	mi := &file_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRequest) ProtoMessage() {}
+
+func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UpdateRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetMemoryLimit() int64 {
+	if x != nil {
+		return x.MemoryLimit
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetMemoryReservation() int64 {
+	if x != nil {
+		return x.MemoryReservation
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetCpuQuota() int64 {
+	if x != nil {
+		return x.CpuQuota
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetCpuPeriod() uint64 {
+	if x != nil {
+		return x.CpuPeriod
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetCpuWeight() uint64 {
+	if x != nil {
+		return x.CpuWeight
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetPidsLimit() int64 {
+	if x != nil {
+		return x.PidsLimit
+	}
+	return 0
+}
+
+type UpdateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateResponse) Reset() {
+	*x = UpdateResponse{}
+	mi := &file_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateResponse) ProtoMessage() {}
+
+func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
+func (*UpdateResponse) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{10}
+}
+
 var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
@@ -746,12 +879,25 @@ const file_control_proto_rawDesc = "" +
 	"\x04nice\x18\x0f \x01(\x05R\x04nice\x12\x18\n" +
 	"\athreads\x18\x10 \x01(\rR\athreads\x12\x12\n" +
 	"\x04name\x18\x11 \x01(\tR\x04name\x12\x12\n" +
-	"\x04args\x18\x12 \x03(\tR\x04args2\xc4\x02\n" +
+	"\x04args\x18\x12 \x03(\tR\x04args\"\xfe\x01\n" +
+	"\rUpdateRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
+	"\fmemory_limit\x18\x02 \x01(\x03R\vmemoryLimit\x12-\n" +
+	"\x12memory_reservation\x18\x03 \x01(\x03R\x11memoryReservation\x12\x1b\n" +
+	"\tcpu_quota\x18\x04 \x01(\x03R\bcpuQuota\x12\x1d\n" +
+	"\n" +
+	"cpu_period\x18\x05 \x01(\x04R\tcpuPeriod\x12\x1d\n" +
+	"\n" +
+	"cpu_weight\x18\x06 \x01(\x04R\tcpuWeight\x12\x1d\n" +
+	"\n" +
+	"pids_limit\x18\a \x01(\x03R\tpidsLimit\"\x10\n" +
+	"\x0eUpdateResponse2\x8f\x03\n" +
 	"\aControl\x12F\n" +
 	"\x05Pause\x12\x1d.runcvm.guest.v1.PauseRequest\x1a\x1e.runcvm.guest.v1.PauseResponse\x12I\n" +
 	"\x06Resume\x12\x1e.runcvm.guest.v1.ResumeRequest\x1a\x1f.runcvm.guest.v1.ResumeResponse\x12F\n" +
 	"\x05Stats\x12\x1d.runcvm.guest.v1.StatsRequest\x1a\x1e.runcvm.guest.v1.StatsResponse\x12^\n" +
-	"\rListProcesses\x12%.runcvm.guest.v1.ListProcessesRequest\x1a&.runcvm.guest.v1.ListProcessesResponseB5Z3github.com/runcvm/runcvm/internal/guestapi;guestapib\x06proto3"
+	"\rListProcesses\x12%.runcvm.guest.v1.ListProcessesRequest\x1a&.runcvm.guest.v1.ListProcessesResponse\x12I\n" +
+	"\x06Update\x12\x1e.runcvm.guest.v1.UpdateRequest\x1a\x1f.runcvm.guest.v1.UpdateResponseB5Z3github.com/runcvm/runcvm/internal/guestapi;guestapib\x06proto3"
 
 var (
 	file_control_proto_rawDescOnce sync.Once
@@ -765,7 +911,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_control_proto_goTypes = []any{
 	(*PauseRequest)(nil),          // 0: runcvm.guest.v1.PauseRequest
 	(*PauseResponse)(nil),         // 1: runcvm.guest.v1.PauseResponse
@@ -776,22 +922,26 @@ var file_control_proto_goTypes = []any{
 	(*ListProcessesRequest)(nil),  // 6: runcvm.guest.v1.ListProcessesRequest
 	(*ListProcessesResponse)(nil), // 7: runcvm.guest.v1.ListProcessesResponse
 	(*Process)(nil),               // 8: runcvm.guest.v1.Process
+	(*UpdateRequest)(nil),         // 9: runcvm.guest.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 10: runcvm.guest.v1.UpdateResponse
 }
 var file_control_proto_depIdxs = []int32{
-	8, // 0: runcvm.guest.v1.ListProcessesResponse.processes:type_name -> runcvm.guest.v1.Process
-	0, // 1: runcvm.guest.v1.Control.Pause:input_type -> runcvm.guest.v1.PauseRequest
-	2, // 2: runcvm.guest.v1.Control.Resume:input_type -> runcvm.guest.v1.ResumeRequest
-	4, // 3: runcvm.guest.v1.Control.Stats:input_type -> runcvm.guest.v1.StatsRequest
-	6, // 4: runcvm.guest.v1.Control.ListProcesses:input_type -> runcvm.guest.v1.ListProcessesRequest
-	1, // 5: runcvm.guest.v1.Control.Pause:output_type -> runcvm.guest.v1.PauseResponse
-	3, // 6: runcvm.guest.v1.Control.Resume:output_type -> runcvm.guest.v1.ResumeResponse
-	5, // 7: runcvm.guest.v1.Control.Stats:output_type -> runcvm.guest.v1.StatsResponse
-	7, // 8: runcvm.guest.v1.Control.ListProcesses:output_type -> runcvm.guest.v1.ListProcessesResponse
-	5, // [5:9] is the sub-list for method output_type
-	1, // [1:5] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	8,  // 0: runcvm.guest.v1.ListProcessesResponse.processes:type_name -> runcvm.guest.v1.Process
+	0,  // 1: runcvm.guest.v1.Control.Pause:input_type -> runcvm.guest.v1.PauseRequest
+	2,  // 2: runcvm.guest.v1.Control.Resume:input_type -> runcvm.guest.v1.ResumeRequest
+	4,  // 3: runcvm.guest.v1.Control.Stats:input_type -> runcvm.guest.v1.StatsRequest
+	6,  // 4: runcvm.guest.v1.Control.ListProcesses:input_type -> runcvm.guest.v1.ListProcessesRequest
+	9,  // 5: runcvm.guest.v1.Control.Update:input_type -> runcvm.guest.v1.UpdateRequest
+	1,  // 6: runcvm.guest.v1.Control.Pause:output_type -> runcvm.guest.v1.PauseResponse
+	3,  // 7: runcvm.guest.v1.Control.Resume:output_type -> runcvm.guest.v1.ResumeResponse
+	5,  // 8: runcvm.guest.v1.Control.Stats:output_type -> runcvm.guest.v1.StatsResponse
+	7,  // 9: runcvm.guest.v1.Control.ListProcesses:output_type -> runcvm.guest.v1.ListProcessesResponse
+	10, // 10: runcvm.guest.v1.Control.Update:output_type -> runcvm.guest.v1.UpdateResponse
+	6,  // [6:11] is the sub-list for method output_type
+	1,  // [1:6] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -805,7 +955,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

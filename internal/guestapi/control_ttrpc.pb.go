@@ -12,6 +12,7 @@ type ControlService interface {
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	ListProcesses(context.Context, *ListProcessesRequest) (*ListProcessesResponse, error)
+	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 }
 
 func RegisterControlService(srv *ttrpc.Server, svc ControlService) {
@@ -44,6 +45,13 @@ func RegisterControlService(srv *ttrpc.Server, svc ControlService) {
 					return nil, err
 				}
 				return svc.ListProcesses(ctx, &req)
+			},
+			"Update": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Update(ctx, &req)
 			},
 		},
 	})
@@ -86,6 +94,14 @@ func (c *controlClient) Stats(ctx context.Context, req *StatsRequest) (*StatsRes
 func (c *controlClient) ListProcesses(ctx context.Context, req *ListProcessesRequest) (*ListProcessesResponse, error) {
 	var resp ListProcessesResponse
 	if err := c.client.Call(ctx, "runcvm.guest.v1.Control", "ListProcesses", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *controlClient) Update(ctx context.Context, req *UpdateRequest) (*UpdateResponse, error) {
+	var resp UpdateResponse
+	if err := c.client.Call(ctx, "runcvm.guest.v1.Control", "Update", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
-	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
@@ -73,18 +73,6 @@ func (m *monitor) createBundle(ctx context.Context) (l *life, err error) {
 	return l, l.climb(ctx, l.prepare)
 }
 
-// limitHost begins the limit of processor time on the host: the boot is not the container's time.
-func (m *monitor) limitHost() error {
-	if m.req.Bundle.Cgroup == nil {
-		return nil
-	}
-	c, err := hostcgroup.Load(*m.req.Bundle.Cgroup)
-	if err != nil {
-		return err
-	}
-	return c.SetCPUQuota()
-}
-
 // publicID is the id that the container's maker calls it by.
 func (m *monitor) publicID() string {
 	if m.req.Bundle != nil {
@@ -141,6 +129,8 @@ type bundleServer struct {
 	starts chan chan<- error
 	// begun is closed when the container does not wait for its start any more.
 	begun chan struct{}
+	// changing is held while limits change.
+	changing sync.Mutex
 }
 
 func newBundleServer(m *monitor, s *server) *bundleServer {

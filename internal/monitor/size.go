@@ -30,6 +30,11 @@ func guestSize(cfg *config.Config, limits oci.Limits) (memoryMiB int64, cpus int
 	return (memory + mebibyte - 1) / mebibyte, cpus
 }
 
+// largestLimit is the largest limit of memory, in bytes, for which a guest of this size is large enough; 0 where it has no room for one.
+func largestLimit(memoryMiB int64, cpus int) int64 {
+	return max(0, memoryMiB*mebibyte-overheadFixed-int64(cpus-1)*overheadCPU) / (overheadPart + 1) * overheadPart
+}
+
 // GuestOf is the memory in bytes of the guest that a request is for, and whether its VMM emulates.
 func GuestOf(cfg *config.Config, req *Request) (memory int64, emulated bool, err error) {
 	v, err := chooseVMM(cfg)

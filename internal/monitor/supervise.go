@@ -40,6 +40,11 @@ func (l *life) live(ctx context.Context) sandbox.Exit {
 	l.end(ctx, !l.req.Remove || l.wished())
 	close(finished)
 	workers.Wait()
+	if exit.OOMKilled {
+		if err := l.reportOOM(ctx); err != nil {
+			l.logger.Warn("engines do not hear that the container was short of memory", "error", err)
+		}
+	}
 	if l.stopped {
 		l.event("stop")
 	}

@@ -1,16 +1,129 @@
 package ocicli
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"os"
 
+	units "github.com/docker/go-units"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/runcvm/runcvm/internal/monitor"
+	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
+// updateFlags are those of runc's update that have a meaning for a microVM.
+type updateFlags struct {
+	resources                          string
+	weight                             uint16
+	period, shares                     uint64
+	quota, pids                        int64
+	cpus, mems                         string
+	memory, reservation, memoryAndSwap string
+}
+
+func (f *updateFlags) add(flags *pflag.FlagSet) {
+	flags.StringVarP(&f.resources, "resources", "r", "", "file with linux.resources of an OCI specification as JSON, - for standard input")
+	flags.Uint16Var(&f.weight, "blkio-weight", 0, "weight of the VMM's input and output on the host, from 10 to 1000")
+	flags.Uint64Var(&f.period, "cpu-period", 0, "period of --cpu-quota in microseconds")
+	flags.Int64Var(&f.quota, "cpu-quota", 0, "processor time in each period in microseconds, at most the guest's processors; -1 for no limit")
+	flags.Uint64Var(&f.shares, "cpu-share", 0, "weight among other processes of the host")
+	flags.StringVar(&f.cpus, "cpuset-cpus", "", "processors of the host on which the microVM runs")
+	flags.StringVar(&f.mems, "cpuset-mems", "", "memory nodes of the host from which it has its memory")
+	flags.StringVar(&f.memory, "memory", "", "limit of memory, at most what the guest was booted for; -1 for no limit")
+	flags.StringVar(&f.reservation, "memory-reservation", "", "memory that is not taken back while there is other")
+	flags.StringVar(&f.memoryAndSwap, "memory-swap", "", "limit of memory and the host's swap together; -1 for no limit")
+	flags.Int64Var(&f.pids, "pids-limit", 0, "processes and threads in the guest; -1 for no limit")
+}
+
 func (a *app) updateCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "update ID", Short: "Change a container's limits", DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("update is not supported: the limits of a container are those that it was created with")
+	f := &updateFlags{}
+	cmd := &cobra.Command{
+		Use: "update [flags] ID", Short: "Change limits of a container that runs, within what its guest was booted with", Args: exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := a.find(args[0])
+			if err != nil {
+				return err
+			}
+			if s := status(e); s != sandbox.Running && s != sandbox.Paused {
+				return errNotRunning
+			}
+			resources, err := f.json(os.Stdin)
+			if err != nil {
+				return err
+			}
+			return a.ask(cmd.Context(), e, func(ctx context.Context, c *monitor.Client) error {
+				_, err := c.Bundle.UpdateBundle(ctx, &api.UpdateBundleRequest{Resources: resources})
+				return err
+			})
 		},
 	}
+	f.add(cmd.Flags())
+	return cmd
+}
+
+// maxResources bounds what is read of resources, in bytes.
+const maxResources = 1 << 20
+
+// json is linux.resources: of the file, or else by the flags.
+func (f *updateFlags) json(stdin io.Reader) ([]byte, error) {
+	if f.resources == "" {
+		r, err := f.flags()
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(r)
+	}
+	from := stdin
+	if f.resources != "-" {
+		file, err := os.Open(f.resources)
+		if err != nil {
+			return nil, fmt.Errorf("--resources: %w", err)
+		}
+		defer file.Close()
+		from = file
+	}
+	b, err := io.ReadAll(io.LimitReader(from, maxResources+1))
+	if err == nil && len(b) > maxResources {
+		err = fmt.Errorf("more than %d bytes", maxResources)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--resources %s: %w", f.resources, err)
+	}
+	return b, nil
+}
+
+func (f *updateFlags) flags() (*specs.LinuxResources, error) {
+	memory := &specs.LinuxMemory{}
+	var errs []error
+	for name, size := range map[string]struct {
+		text string
+		to   **int64
+	}{
+		"memory": {f.memory, &memory.Limit}, "memory-reservation": {f.reservation, &memory.Reservation}, "memory-swap": {f.memoryAndSwap, &memory.Swap},
+	} {
+		if size.text == "" {
+			continue
+		}
+		n := int64(-1)
+		if size.text != "-1" {
+			var err error
+			if n, err = units.RAMInBytes(size.text); err != nil {
+				errs = append(errs, fmt.Errorf("--%s: %w", name, err))
+			}
+		}
+		*size.to = &n
+	}
+	return &specs.LinuxResources{
+		Memory:  memory,
+		CPU:     &specs.LinuxCPU{Shares: &f.shares, Quota: &f.quota, Period: &f.period, Cpus: f.cpus, Mems: f.mems},
+		Pids:    &specs.LinuxPids{Limit: &f.pids},
+		BlockIO: &specs.LinuxBlockIO{Weight: &f.weight},
+	}, errors.Join(errs...)
 }

@@ -47,3 +47,17 @@ func (c *Container) freeze(ctx context.Context, verb string, from, to State, cal
 	}
 	return err
 }
+
+// Update changes limits in the guest; the request names no container.
+func (c *Container) Update(ctx context.Context, r *guestapi.UpdateRequest) error {
+	if state := c.State(); state != Running && state != Paused {
+		return fmt.Errorf("change its limits: the container is %s: %w", state, ErrTransition)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r.ContainerId = c.h.container
+	if _, err := c.s.control.Update(ctx, r); err != nil {
+		return fmt.Errorf("change the container's limits in the guest: %w", err)
+	}
+	return nil
+}

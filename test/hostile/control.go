@@ -53,3 +53,7 @@ func (c *control) ListProcesses(context.Context, *guestapi.ListProcessesRequest)
 	}
 	return r, nil
 }
+
+func (c *control) Update(context.Context, *guestapi.UpdateRequest) (*guestapi.UpdateResponse, error) {
+	return &guestapi.UpdateResponse{}, nil
+}

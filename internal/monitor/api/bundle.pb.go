@@ -201,6 +201,87 @@ func (*KillBundleResponse) Descriptor() ([]byte, []int) {
 	return file_bundle_proto_rawDescGZIP(), []int{3}
 }
 
+type UpdateBundleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The members of linux.resources of an OCI specification that change, as JSON.
+	Resources     []byte `protobuf:"bytes,1,opt,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateBundleRequest) Reset() {
+	*x = UpdateBundleRequest{}
+	mi := &file_bundle_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBundleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBundleRequest) ProtoMessage() {}
+
+func (x *UpdateBundleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bundle_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBundleRequest.ProtoReflect.Descriptor instead.
+func (*UpdateBundleRequest) Descriptor() ([]byte, []int) {
+	return file_bundle_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *UpdateBundleRequest) GetResources() []byte {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+type UpdateBundleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateBundleResponse) Reset() {
+	*x = UpdateBundleResponse{}
+	mi := &file_bundle_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBundleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBundleResponse) ProtoMessage() {}
+
+func (x *UpdateBundleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bundle_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBundleResponse.ProtoReflect.Descriptor instead.
+func (*UpdateBundleResponse) Descriptor() ([]byte, []int) {
+	return file_bundle_proto_rawDescGZIP(), []int{5}
+}
+
 var File_bundle_proto protoreflect.FileDescriptor
 
 const file_bundle_proto_rawDesc = "" +
@@ -213,11 +294,15 @@ const file_bundle_proto_rawDesc = "" +
 	"\x11KillBundleRequest\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\rR\x06signal\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\"\x14\n" +
-	"\x12KillBundleResponse2\xc1\x01\n" +
+	"\x12KillBundleResponse\"3\n" +
+	"\x13UpdateBundleRequest\x12\x1c\n" +
+	"\tresources\x18\x01 \x01(\fR\tresources\"\x16\n" +
+	"\x14UpdateBundleResponse2\xa2\x02\n" +
 	"\x06Bundle\x12\\\n" +
 	"\vStartBundle\x12%.runcvm.monitor.v1.StartBundleRequest\x1a&.runcvm.monitor.v1.StartBundleResponse\x12Y\n" +
 	"\n" +
-	"KillBundle\x12$.runcvm.monitor.v1.KillBundleRequest\x1a%.runcvm.monitor.v1.KillBundleResponseB3Z1github.com/runcvm/runcvm/internal/monitor/api;apib\x06proto3"
+	"KillBundle\x12$.runcvm.monitor.v1.KillBundleRequest\x1a%.runcvm.monitor.v1.KillBundleResponse\x12_\n" +
+	"\fUpdateBundle\x12&.runcvm.monitor.v1.UpdateBundleRequest\x1a'.runcvm.monitor.v1.UpdateBundleResponseB3Z1github.com/runcvm/runcvm/internal/monitor/api;apib\x06proto3"
 
 var (
 	file_bundle_proto_rawDescOnce sync.Once
@@ -231,20 +316,24 @@ func file_bundle_proto_rawDescGZIP() []byte {
 	return file_bundle_proto_rawDescData
 }
 
-var file_bundle_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_bundle_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_bundle_proto_goTypes = []any{
-	(*StartBundleRequest)(nil),  // 0: runcvm.monitor.v1.StartBundleRequest
-	(*StartBundleResponse)(nil), // 1: runcvm.monitor.v1.StartBundleResponse
-	(*KillBundleRequest)(nil),   // 2: runcvm.monitor.v1.KillBundleRequest
-	(*KillBundleResponse)(nil),  // 3: runcvm.monitor.v1.KillBundleResponse
+	(*StartBundleRequest)(nil),   // 0: runcvm.monitor.v1.StartBundleRequest
+	(*StartBundleResponse)(nil),  // 1: runcvm.monitor.v1.StartBundleResponse
+	(*KillBundleRequest)(nil),    // 2: runcvm.monitor.v1.KillBundleRequest
+	(*KillBundleResponse)(nil),   // 3: runcvm.monitor.v1.KillBundleResponse
+	(*UpdateBundleRequest)(nil),  // 4: runcvm.monitor.v1.UpdateBundleRequest
+	(*UpdateBundleResponse)(nil), // 5: runcvm.monitor.v1.UpdateBundleResponse
 }
 var file_bundle_proto_depIdxs = []int32{
 	0, // 0: runcvm.monitor.v1.Bundle.StartBundle:input_type -> runcvm.monitor.v1.StartBundleRequest
 	2, // 1: runcvm.monitor.v1.Bundle.KillBundle:input_type -> runcvm.monitor.v1.KillBundleRequest
-	1, // 2: runcvm.monitor.v1.Bundle.StartBundle:output_type -> runcvm.monitor.v1.StartBundleResponse
-	3, // 3: runcvm.monitor.v1.Bundle.KillBundle:output_type -> runcvm.monitor.v1.KillBundleResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	4, // 2: runcvm.monitor.v1.Bundle.UpdateBundle:input_type -> runcvm.monitor.v1.UpdateBundleRequest
+	1, // 3: runcvm.monitor.v1.Bundle.StartBundle:output_type -> runcvm.monitor.v1.StartBundleResponse
+	3, // 4: runcvm.monitor.v1.Bundle.KillBundle:output_type -> runcvm.monitor.v1.KillBundleResponse
+	5, // 5: runcvm.monitor.v1.Bundle.UpdateBundle:output_type -> runcvm.monitor.v1.UpdateBundleResponse
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -261,7 +350,7 @@ func file_bundle_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bundle_proto_rawDesc), len(file_bundle_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

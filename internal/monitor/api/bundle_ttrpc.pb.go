@@ -10,6 +10,7 @@ import (
 type BundleService interface {
 	StartBundle(context.Context, *StartBundleRequest) (*StartBundleResponse, error)
 	KillBundle(context.Context, *KillBundleRequest) (*KillBundleResponse, error)
+	UpdateBundle(context.Context, *UpdateBundleRequest) (*UpdateBundleResponse, error)
 }
 
 func RegisterBundleService(srv *ttrpc.Server, svc BundleService) {
@@ -28,6 +29,13 @@ func RegisterBundleService(srv *ttrpc.Server, svc BundleService) {
 					return nil, err
 				}
 				return svc.KillBundle(ctx, &req)
+			},
+			"UpdateBundle": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateBundleRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.UpdateBundle(ctx, &req)
 			},
 		},
 	})
@@ -54,6 +62,14 @@ func (c *bundleClient) StartBundle(ctx context.Context, req *StartBundleRequest)
 func (c *bundleClient) KillBundle(ctx context.Context, req *KillBundleRequest) (*KillBundleResponse, error) {
 	var resp KillBundleResponse
 	if err := c.client.Call(ctx, "runcvm.monitor.v1.Bundle", "KillBundle", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *bundleClient) UpdateBundle(ctx context.Context, req *UpdateBundleRequest) (*UpdateBundleResponse, error) {
+	var resp UpdateBundleResponse
+	if err := c.client.Call(ctx, "runcvm.monitor.v1.Bundle", "UpdateBundle", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,136 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/cgroups"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/guestapi"
+	"github.com/runcvm/runcvm/internal/monitor/api"
+)
+
+// UpdateBundle implements api.BundleService.
+func (s *bundleServer) UpdateBundle(ctx context.Context, r *api.UpdateBundleRequest) (*api.UpdateBundleResponse, error) {
+	change := new(specs.LinuxResources)
+	if err := json.Unmarshal(r.GetResources(), change); err != nil {
+		return nil, refuse(fmt.Errorf("resources: %w: %w", err, errdefs.ErrInvalidArgument))
+	}
+	return &api.UpdateBundleResponse{}, refuse(s.change(ctx, change))
+}
+
+// change changes limits in the guest and on the host, one change after the other.
+func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	l := s.m.life.Load()
+	if l == nil {
+		return errNotRunning
+	}
+	if err := checkChange(change, l.record.VMM); err != nil {
+		return err
+	}
+	if m := change.Memory; m != nil && m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate && m.Limit != nil && *m.Limit > 0 {
+		used, err := l.container.Usage(ctx)
+		if err != nil {
+			return err
+		}
+		if used.GetMemoryUsed() >= uint64(*m.Limit) {
+			return fmt.Errorf("linux.resources.memory.limit %d: the container uses %d bytes, and the limit is to be checked before",
+				*m.Limit, used.GetMemoryUsed())
+		}
+	}
+	host, err := s.m.hostCgroup()
+	if err != nil {
+		return err
+	}
+	if host != nil {
+		if err := host.Update(change); err != nil {
+			return err
+		}
+		state := host.State()
+		s.m.req.Bundle.Cgroup = &state
+		s.m.update(func(r *container.Record) { r.Bundle = s.m.req.Bundle })
+	}
+	return l.container.Update(ctx, guestChange(change))
+}
+
+// guestChange is what of a change the guest's cgroup holds.
+func guestChange(change *specs.LinuxResources) *guestapi.UpdateRequest {
+	r := &guestapi.UpdateRequest{}
+	if m := change.Memory; m != nil {
+		r.MemoryLimit, r.MemoryReservation = value(m.Limit), value(m.Reservation)
+	}
+	if c := change.CPU; c != nil {
+		r.CpuQuota, r.CpuPeriod = value(c.Quota), value(c.Period)
+		if shares := value(c.Shares); shares > 0 {
+			r.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(shares)
+		}
+	}
+	if p := change.Pids; p != nil {
+		r.PidsLimit = value(p.Limit)
+	}
+	return r
+}
+
+func value[T int64 | uint64](n *T) T {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+// checkChange refuses what a guest that is booted cannot be given, and what has no meaning there; all of it at once. Engines send
+// zeros, and the rules for devices, which stay, with what they change.
+func checkChange(change *specs.LinuxResources, vmm container.VMM) error {
+	var errs []error
+	refuse := func(is bool, field, why string) {
+		if is {
+			errs = append(errs, fmt.Errorf("linux.resources.%s: %s: %w", field, why, errdefs.ErrNotImplemented))
+		}
+	}
+	if m := change.Memory; m != nil {
+		if most := largestLimit(vmm.MemoryMiB, vmm.CPUs); value(m.Limit) > most {
+			errs = append(errs, fmt.Errorf("linux.resources.memory.limit %d: the guest was booted with %d MiB, which hold a limit of %d at most; "+
+				"change it while the container is stopped: the next start boots a guest for it: %w",
+				*m.Limit, vmm.MemoryMiB, most, errdefs.ErrOutOfRange))
+		}
+		refuse(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", "the guest's cgroup v2 cannot; leave it out")
+	}
+	if c := change.CPU; c != nil {
+		period := value(c.Period)
+		if period == 0 {
+			period = defaultPeriod
+		}
+		if quota := value(c.Quota); quota > int64(vmm.CPUs)*int64(period) {
+			errs = append(errs, fmt.Errorf("linux.resources.cpu.quota %d: the guest was booted with %d processors, so %d at most; "+
+				"change it while the container is stopped: the next start boots a guest for it: %w",
+				quota, vmm.CPUs, int64(vmm.CPUs)*int64(period), errdefs.ErrOutOfRange))
+		}
+		refuse(value(c.Period) != 0 && value(c.Quota) == 0, "cpu.period", "give cpu.quota with it")
+		refuse(value(c.Burst) != 0, "cpu.burst", "the quota holds without a burst; leave it out")
+		refuse(value(c.RealtimeRuntime) != 0 || value(c.RealtimePeriod) != 0, "cpu.realtimeRuntime",
+			"the guest's kernel shares no real-time budget among cgroups; leave it out")
+		refuse(value(c.Idle) != 0, "cpu.idle", "it is set at create alone; leave it out")
+	}
+	refuse(len(change.Unified) > 0, "unified", "the guest's files are set at create alone; name the limits")
+	refuse(len(change.Rdma) > 0, "rdma", "the guest has no RDMA device; leave it out")
+	refuse(change.Network != nil && (value32(change.Network.ClassID) != 0 || len(change.Network.Priorities) > 0), "network",
+		"the host sees no sockets of the guest's; leave it out")
+	return errors.Join(errs...)
+}
+
+func value32(n *uint32) uint32 {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+// defaultPeriod is the period of a CPU quota in microseconds, the kernel's default.
+const defaultPeriod = 100_000
