@@ -83,6 +83,11 @@ func AwaitEnd(ctx context.Context, e *container.Entry) error {
 		return err
 	}
 	defer unix.Close(pidfd)
+	return AwaitPidfd(ctx, pidfd)
+}
+
+// AwaitPidfd waits for the end of the monitor that pidfd refers to, for as long as that takes.
+func AwaitPidfd(ctx context.Context, pidfd int) error {
 	const look = time.Second
 	for ctx.Err() == nil {
 		if ended(pidfd, look) {

@@ -7,6 +7,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
@@ -39,6 +40,13 @@ func (a *app) start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	pidfd, err := monitor.Pidfd(e)
+	if err != nil {
+		return err
+	}
+	if pidfd >= 0 {
+		defer unix.Close(pidfd)
+	}
 	var answer *api.StartBundleResponse
 	err = a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) (err error) {
 		answer, err = c.Bundle.StartBundle(ctx, &api.StartBundleRequest{})
@@ -48,7 +56,12 @@ func (a *app) start(ctx context.Context, id string) error {
 		return err
 	}
 	if text := answer.GetError(); text != "" {
-		return fmt.Errorf("unable to start container process: %s", text)
+		// An engine deletes the container at once, which it can only when it has seen the end of the container's process.
+		err := fmt.Errorf("unable to start container process: %s", text)
+		if pidfd >= 0 {
+			err = errors.Join(err, monitor.AwaitPidfd(ctx, pidfd))
+		}
+		return err
 	}
 	if spec.Hooks == nil || len(spec.Hooks.Poststart) == 0 {
 		return nil
