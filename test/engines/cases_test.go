@@ -74,13 +74,16 @@ var cases = []testCase{
 	}},
 	{name: "attach", steps: []step{
 		{run: "run -d -i --name @ IMAGE sh -c 'read x; echo got $x; exit 4'", out: "*"},
-		{name: "attach", run: "attach @", input: "by attach\n", code: 4, out: "got by attach", kinds: dockers},
+		// Docker lets go of the output when the input ends, so it does not end before the container.
+		{name: "attach", host: `{ echo by attach; until ENGINE inspect -f '{{.State.Status}}' @ | grep -q exited; do sleep 0.1; done; } | ENGINE attach @`,
+			code: 4, out: "got by attach", kinds: dockers},
 		// Podman's attach may end before the container's exit code is known.
 		{name: "attach", run: "attach @", input: "by attach\n", anyCode: true, out: "got by attach*", kinds: onlyPodman},
 		{name: "inspect", run: "inspect -f {{.State.ExitCode}} @", out: "4", until: true},
+		{name: "logs", run: "logs @", out: "got by attach", until: true},
 	}},
 	{name: "oom", steps: []step{
-		{run: "run --name @ --memory 64m --memory-swap 64m IMAGE dd if=/dev/zero of=/dev/null bs=200M", code: 137},
+		{run: "run --name @ --memory 64m --memory-swap 64m IMAGE dd if=/dev/zero of=/dev/null bs=100M", code: 137},
 		{name: "inspect", run: "inspect -f '{{.State.ExitCode}} {{.State.OOMKilled}} {{.HostConfig.Memory}}' @", out: "137 true 67108864", kinds: dockers},
 		// conmon tells of it only where it can watch the cgroup.
 		{name: "inspect", run: "inspect -f '{{.State.ExitCode}} {{.HostConfig.Memory}}' @", out: "137 67108864", kinds: onlyPodman},
@@ -122,7 +125,7 @@ var cases = []testCase{
 			out: "hello from outside to *\nhello from outside to 198.18.0.2\nhello from outside to *"},
 	}},
 	{name: "killed", steps: []step{
-		{run: "run -d --name @ IMAGE sh -c 'echo started; echo written >>/file; cat /file; sleep 1000'", out: "*"},
+		{run: "run -d --name @ IMAGE sh -c 'echo started; echo written >>/file; sync; cat /file; sleep 1000'", out: "*"},
 		{name: "logs", run: "logs @", out: "started\nwritten", until: true},
 		{name: "kill -9 of the container's process", host: "kill -9 $(ENGINE inspect -f '{{.State.Pid}}' @)"},
 		{name: "inspect", run: "inspect -f '{{.State.Status}} {{.State.ExitCode}}' @", out: "exited 137", until: true},
