@@ -60,7 +60,7 @@ var (
 )
 
 // runtimes are those under which the table is run.
-var runtimes = []string{engine.Runc}
+var runtimes = []string{engine.Runc, engine.RunCVM}
 
 func runCase(t *testing.T, e *engine.Engine, runtime string, c testCase, l differences) {
 	if len(c.kinds) > 0 && !slices.Contains(c.kinds, e.Kind) {

@@ -110,7 +110,8 @@ func (e *Engine) configureRunCVM() {
 	if vmm == "" {
 		vmm = filepath.Join(harness.Bin(e.t), "firecracker-qemu")
 	}
-	config := fmt.Sprintf("data_dir = %q\nrun_dir = %q\n[vmm]\npath = %q\n", filepath.Join(e.RunCVMDir(), "data"), filepath.Join(e.RunCVMDir(), "run"), vmm)
+	// Many emulated guests that start at once wait for each other.
+	config := fmt.Sprintf("data_dir = %q\nrun_dir = %q\nboot_timeout = \"10m\"\n[vmm]\npath = %q\n", filepath.Join(e.RunCVMDir(), "data"), filepath.Join(e.RunCVMDir(), "run"), vmm)
 	if kernel := os.Getenv("RUNCVM_KERNEL"); kernel != "" {
 		config += fmt.Sprintf("[kernel]\npath = %q\n", kernel)
 	}
