@@ -95,7 +95,7 @@ func TestAKernelWithoutVirtioIsRefusedByTheOption(t *testing.T) {
 // so that nothing but a boot can show what it lacks. It is the distribution's: the faster kernel's drivers are no modules.
 func TestAKernelWhoseDriversAreNowhereEndsWithItsConsole(t *testing.T) {
 	h := harness.New(t)
-	h.Env = []string{"RUNCVM_KERNEL="} // the one that is found
+	h.Env = []string{"RUNCVM_KERNEL="}              // the one that is found
 	h.MustRun("run", "--rm", harness.Image, "true") // unpacks the kernel, unless a test before has
 	unpacked, _ := filepath.Glob(filepath.Join(h.DataDir, "kernels", "kernel-*", "vmlinux"))
 	if len(unpacked) == 0 {
