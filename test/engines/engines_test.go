@@ -29,6 +29,9 @@ func TestEngines(t *testing.T) {
 			e := engine.New(t, kind, engine.Options{})
 			e.LoadImages(engine.Busybox)
 			for _, runtime := range runtimes {
+				if kind == engine.Podman && runtime == engine.RunCVM && !allEngines() {
+					continue // for the sake of time
+				}
 				t.Run(runtime, func(t *testing.T) {
 					t.Run("cases", func(t *testing.T) {
 						for _, c := range cases {
