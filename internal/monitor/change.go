@@ -78,7 +78,7 @@ func guestChange(change *specs.LinuxResources) *guestapi.UpdateRequest {
 	return r
 }
 
-func value[T int64 | uint64](n *T) T {
+func value[T int64 | uint64 | uint32](n *T) T {
 	if n == nil {
 		return 0
 	}
@@ -120,16 +120,9 @@ func checkChange(change *specs.LinuxResources, vmm container.VMM) error {
 	}
 	refuse(len(change.Unified) > 0, "unified", "the guest's files are set at create alone; name the limits")
 	refuse(len(change.Rdma) > 0, "rdma", "the guest has no RDMA device; leave it out")
-	refuse(change.Network != nil && (value32(change.Network.ClassID) != 0 || len(change.Network.Priorities) > 0), "network",
+	refuse(change.Network != nil && (value(change.Network.ClassID) != 0 || len(change.Network.Priorities) > 0), "network",
 		"the host sees no sockets of the guest's; leave it out")
 	return errors.Join(errs...)
-}
-
-func value32(n *uint32) uint32 {
-	if n == nil {
-		return 0
-	}
-	return *n
 }
 
 // defaultPeriod is the period of a CPU quota in microseconds, the kernel's default.

@@ -2,15 +2,13 @@ package ocicli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"encoding/json"
-
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/runcvm/runcvm/internal/container"
@@ -30,12 +28,8 @@ func (a *app) ask(ctx context.Context, e *container.Entry, call func(context.Con
 	if err = call(ctx, c); err == nil {
 		return nil
 	}
-	s, ok := grpcstatus.FromError(err)
-	switch {
-	case ok && s.Code() == codes.FailedPrecondition:
-		return a.gone(e, fmt.Errorf("container %s: %s", e.Bundle.ID, s.Message()))
-	case ok:
-		return a.gone(e, fmt.Errorf("container %s: %s", e.Bundle.ID, s.Message()))
+	if s, ok := grpcstatus.FromError(err); ok {
+		err = fmt.Errorf("container %s: %s", e.Bundle.ID, s.Message())
 	}
 	return a.gone(e, err)
 }
