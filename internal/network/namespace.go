@@ -58,13 +58,32 @@ func (b *Binding) setSysctl(key, value string) error {
 	return nil
 }
 
+// portRange is the namespace's parameter of the ports that its own connections take, and reuse the one that says whether they take
+// ports of connections in TIME_WAIT.
+const (
+	portRange = "ipv4/ip_local_port_range"
+	reuse     = "ipv4/tcp_tw_reuse"
+)
+
+// reservedRange is the value of portRange with which passToStack is right.
+var reservedRange = fmt.Sprintf("%d\t65535", reservedFrom)
+
+// releasePorts undoes reservePorts where a monitor that was killed has not: with what a new namespace has (net/ipv4/af_inet.c and
+// net/ipv4/tcp_ipv4.c of Linux).
+func releasePorts() error {
+	if ports, err := readSysctl(portRange); err != nil || ports != reservedRange {
+		return ignoreGone(err)
+	}
+	return errors.Join(writeSysctl(portRange, "32768 60999"), writeSysctl(reuse, "2"))
+}
+
 // reservePorts has the namespace's own stack take the ports of its connections from those that passToStack lets through.
 func (b *Binding) reservePorts() error {
 	b.Guest.ReservedFrom = reservedFrom
 	// A port whose connection lies in TIME_WAIT is taken again: there are few.
 	return errors.Join(
-		b.setSysctl("ipv4/ip_local_port_range", fmt.Sprintf("%d 65535", reservedFrom)),
-		b.setSysctl("ipv4/tcp_tw_reuse", "1"))
+		b.setSysctl(portRange, reservedRange),
+		b.setSysctl(reuse, "1"))
 }
 
 // resolverAddress is where Docker's resolver listens in a container's namespace, as /proc/net/udp writes 127.0.0.11.

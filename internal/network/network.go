@@ -7,8 +7,8 @@
 // discovery itself. The interface keeps its addresses too, for what the namespace's own stack does: see passToStack.
 //
 // Legal order: Bind in a process that is in the namespace, once its interfaces are there; then the VMM opens the TAPs of
-// Binding.NICs; the guest's agent gets Binding.Guest; Serve once it has; Close when the VMM has ended. In runs a function in a namespace, so that a
-// process can be started there.
+// Binding.NICs; the guest's agent gets Binding.Guest; Serve once it has; Close when the VMM has ended. In runs a function in a
+// namespace, so that a process can be started there.
 package network
 
 import (
@@ -69,7 +69,8 @@ func Bind(ctx context.Context, id string) (_ *Binding, err error) {
 	b.Guest, b.Notes, b.Resolver = found.request, found.notes, found.resolver
 	b.Guest.Resolver = b.Resolver
 	if len(found.links) > maxInterfaces {
-		return nil, fmt.Errorf("the namespace has %d interfaces, a guest can have %d: leave some networks out", len(found.links), maxInterfaces)
+		return nil, fmt.Errorf("the namespace has %d interfaces, a guest can have %d: leave some networks out", len(found.links),
+			maxInterfaces)
 	}
 	if b.Resolver {
 		if err := b.reservePorts(); err != nil {
@@ -110,7 +111,9 @@ func (b *Binding) add(link netlink.Link, tap string, n int) error {
 	if err := netlink.LinkSetUp(dev); err != nil {
 		return fmt.Errorf("set %s up: %w", tap, err)
 	}
-	b.NICs = append(b.NICs, firecracker.NetworkInterface{ID: fmt.Sprintf("nic%d", n), HostDevName: tap, GuestMAC: attrs.HardwareAddr.String()})
+	b.NICs = append(b.NICs, firecracker.NetworkInterface{
+		ID: fmt.Sprintf("nic%d", n), HostDevName: tap, GuestMAC: attrs.HardwareAddr.String(),
+	})
 	return nil
 }
 
@@ -163,7 +166,7 @@ func setupTAP(tap *netlink.Tuntap, mtu int) error {
 	return ignoreGone(writeSysctl("ipv6/conf/"+tap.Name+"/disable_ipv6", "1"))
 }
 
-// sweep removes what a binding that was not closed has left: TAPs by their name, redirections by where they lead.
+// sweep removes what a binding that was not closed has left: TAPs by their name, redirections by where they lead, ports that are reserved.
 func sweep() error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -190,5 +193,5 @@ func sweep() error {
 			}
 		}
 	}
-	return nil
+	return releasePorts()
 }

@@ -77,7 +77,9 @@ func (f *found) readInterface(l netlink.Link) (*guestapi.NetworkInterface, error
 			continue
 		}
 		ones, _ := addr.Mask.Size()
-		out := &guestapi.NetworkAddress{Ip: short(addr.IP), Prefix: uint32(ones), Scope: uint32(addr.Scope), Broadcast: short(addr.Broadcast)}
+		out := &guestapi.NetworkAddress{
+			Ip: short(addr.IP), Prefix: uint32(ones), Scope: uint32(addr.Scope), Broadcast: short(addr.Broadcast),
+		}
 		if addr.Peer != nil && !addr.Peer.IP.Equal(addr.IP) {
 			ones, _ := addr.Peer.Mask.Size()
 			out.Peer, out.Prefix = short(addr.Peer.IP), uint32(ones)
