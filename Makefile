@@ -112,7 +112,7 @@ test-e2e: build test-programs $(ENGINES)/runc image tools-image ## Run the e2e s
 	$(TEST_ENV) go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-kvm
-test-kvm: build test-programs image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
+test-kvm: build test-programs $(ENGINES)/runc image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
 	test/kvm/run
 
 .PHONY: test-engines
