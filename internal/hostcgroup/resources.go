@@ -20,11 +20,10 @@ const (
 func hostResources(o Options) *cgroups.Resources {
 	tasks := int64(maxTasks)
 	r := &cgroups.Resources{
-		// It is for the sake of device rules, and there are none: the VMM needs /dev/kvm and others.
-		SkipFreezeOnSet: true,
-		Memory:          o.GuestMemory + o.Overhead.memory(o.GuestMemory),
-		PidsLimit:       &tasks,
+		Memory:    o.GuestMemory + o.Overhead.memory(o.GuestMemory),
+		PidsLimit: &tasks,
 	}
+	withoutDevices(r)
 	from := o.Resources
 	if from == nil {
 		return r
@@ -50,6 +49,10 @@ func hostResources(o Options) *cgroups.Resources {
 	blockIO(r, from.BlockIO)
 	return r
 }
+
+// withoutDevices leaves devices alone: the VMM needs /dev/kvm and others, and the container's are the guest's. Only both together keep
+// systemd's driver of cgroup v1 from freezing the cgroup, the process that asks for it included.
+func withoutDevices(r *cgroups.Resources) { r.SkipDevices, r.SkipFreezeOnSet = true, true }
 
 // blockIO takes over the limits of block devices, which are the host's: it is the VMM that reads and writes there.
 func blockIO(r *cgroups.Resources, from *specs.LinuxBlockIO) {
@@ -91,7 +94,8 @@ func quota(from *specs.LinuxResources) *cgroups.Resources {
 	if from == nil || from.CPU == nil || from.CPU.Quota == nil || *from.CPU.Quota == 0 {
 		return nil
 	}
-	r := &cgroups.Resources{SkipFreezeOnSet: true, CpuQuota: -1, CpuPeriod: defaultPeriod}
+	r := &cgroups.Resources{CpuQuota: -1, CpuPeriod: defaultPeriod}
+	withoutDevices(r)
 	if p := from.CPU.Period; p != nil && *p > 0 {
 		r.CpuPeriod = *p
 	}
