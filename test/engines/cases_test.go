@@ -112,7 +112,7 @@ var cases = []testCase{
 		{run: `run --rm --name @ --read-only --tmpfs /t:size=1m,mode=750 --cap-drop ALL --cap-add CHOWN --ulimit nofile=100:200 --ulimit nproc=1000 --hostname name
 			--add-host other:10.1.2.3 --dns 198.18.0.99 --shm-size 2m IMAGE sh -c '
 			touch /x 2>/dev/null || echo read-only; stat -c %a /t; df -k /t | awk "END{print \$2}"; grep CapBnd /proc/self/status; ulimit -n; ulimit -Hn
-			hostname; grep -c other /etc/hosts; grep nameserver /etc/resolv.conf; df -k /dev/shm | awk "END{print \$2}"'`,
+			hostname; grep -c other /etc/hosts; grep ^nameserver /etc/resolv.conf; df -k /dev/shm | awk "END{print \$2}"'`,
 			out: "read-only\n750\n1024\nCapBnd:\t0000000000000001\n100\n200\nname\n1\nnameserver 198.18.0.99\n2048"},
 	}},
 	{name: "names", steps: []step{
