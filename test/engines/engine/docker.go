@@ -41,7 +41,12 @@ func (e *Engine) startDocker(o Options) {
 	for name, path := range e.runtimes() {
 		runtimes[name] = map[string]string{"path": path}
 	}
+	driver := "cgroupfs"
+	if o.Systemd {
+		driver = "systemd"
+	}
 	settings, err := json.Marshal(map[string]any{
+		"exec-opts": []string{"native.cgroupdriver=" + driver},
 		"data-root": filepath.Join(e.Dir, "docker"), "exec-root": filepath.Join(e.Dir, "x"), "pidfile": d.pidFile, "hosts": []string{"unix://" + d.socket},
 		"runtimes": runtimes, "userland-proxy": false, "live-restore": o.LiveRestore, "shutdown-timeout": 60,
 		// Names of the default address pools would meet the machine's own networks in what a person reads.

@@ -55,16 +55,22 @@ type Result struct {
 type Options struct {
 	// LiveRestore lets containers outlive Docker's daemon.
 	LiveRestore bool
+	// Systemd gives the host systemd as its first process, and the engine systemd's cgroup driver. Else cgroups are made by files.
+	Systemd bool
 }
 
 // New starts an engine.
 func New(t testing.TB, kind Kind, o Options) *Engine {
 	t.Helper()
-	e := &Engine{Host: NewHost(t), Kind: kind}
+	init := noInit
+	if o.Systemd {
+		init = systemd
+	}
+	e := &Engine{Host: newHost(t, init), Kind: kind}
 	e.serveOutside()
 	e.configureRunCVM()
 	if kind == Podman {
-		e.configurePodman()
+		e.configurePodman(o)
 	} else {
 		e.startDocker(o)
 	}
@@ -252,7 +258,7 @@ func (e *Engine) left() []string {
 	}
 	for _, path := range e.Cgroups() {
 		// Engines keep the parents of their containers' cgroups, and Podman that of its monitors.
-		if base := filepath.Base(path); base != "docker" && base != "libpod_parent" && base != "conmon" {
+		if !slices.Contains([]string{"docker", "libpod_parent", "conmon", "system.slice", "machine.slice"}, filepath.Base(path)) {
 			left = append(left, "cgroup "+path)
 		}
 	}

@@ -39,7 +39,15 @@ type Host struct {
 	// Pid is that of the first process, as the machine sees it.
 	Pid  int
 	name string
+	// own are the processes and cgroups that are there from the beginning.
+	own map[string]bool
 }
+
+// The first process of a host: one that only waits, or systemd, whose cgroup driver an engine can then have.
+const (
+	noInit  = "none"
+	systemd = "systemd"
+)
 
 // cgroupPrefix begins the name of each host's cgroups; the test's pid and a number follow.
 const cgroupPrefix = "runcvm-engines-"
@@ -49,13 +57,18 @@ var hosts atomic.Int32
 // NewHost makes the namespaces. They end with the test, or with its process.
 func NewHost(t testing.TB) *Host {
 	t.Helper()
+	return newHost(t, noInit)
+}
+
+func newHost(t testing.TB, init string) *Host {
+	t.Helper()
 	removeStale(t)
 	h := &Host{t: t, Dir: shortTempDir(t), name: fmt.Sprintf("%s%d-%d", cgroupPrefix, os.Getpid(), hosts.Add(1))}
 	script := filepath.Join(h.Dir, "host.sh")
 	if err := os.WriteFile(script, hostScript, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("bash", script, h.name, h.Dir)
+	cmd := exec.Command("bash", script, h.name, h.Dir, init)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -79,6 +92,20 @@ func NewHost(t testing.TB) *Host {
 		_ = cmd.Wait()
 		t.Fatalf("an engine's host did not come up: %s", stderr.String())
 	}
+	if init == systemd {
+		harness.Eventually(t, harness.Patience, func() error {
+			_, err := h.Run("systemctl", "is-active", "engine-host.target")
+			return err
+		})
+	}
+	own := map[string]bool{}
+	for pid := range h.Processes() {
+		own[strconv.Itoa(pid)] = true
+	}
+	for _, path := range h.Cgroups() {
+		own[path] = true
+	}
+	h.own = own
 	return h
 }
 
@@ -144,7 +171,7 @@ func (h *Host) InNetwork(name string, do func() error) error {
 	return <-done
 }
 
-// Processes are those of the host but its first, as the machine sees them.
+// Processes are those of the host but its own, as the machine sees them.
 func (h *Host) Processes() map[int]string {
 	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.Pid))
 	all := map[int]string{}
@@ -154,7 +181,7 @@ func (h *Host) Processes() map[int]string {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(dir))
-		if pid == h.Pid || !inNamespace(pid, own) || !harness.Alive(pid) {
+		if pid == h.Pid || h.own[filepath.Base(dir)] || !inNamespace(pid, own) || !harness.Alive(pid) {
 			continue
 		}
 		command, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
@@ -184,13 +211,13 @@ func inNamespace(pid int, want string) bool {
 	}
 }
 
-// Cgroups are the host's cgroups below its own, in all hierarchies.
+// Cgroups are the host's cgroups below its first, in all hierarchies, but those that were there from the beginning.
 func (h *Host) Cgroups() []string {
 	var all []string
 	for _, mount := range cgroupMounts() {
 		root := filepath.Join(mount, h.name)
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && path != root && path != filepath.Join(root, "init") {
+			if err == nil && d.IsDir() && path != root && path != filepath.Join(root, "init") && !h.own[path] {
 				all = append(all, path)
 			}
 			return nil

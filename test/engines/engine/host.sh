@@ -2,11 +2,12 @@
 # PID 1 of an engine's host: namespaces of its own for everything that an engine changes. It ends, and with it all processes here, when
 # its standard input ends.
 #
-#   host.sh NAME DIR        NAME: of its cgroup in each hierarchy; DIR: for what would be in /etc and /var/lib
+#   host.sh NAME DIR INIT   NAME: of its cgroup in each hierarchy; DIR: for what would be in /etc and /var/lib; INIT: systemd, which
+#                           then becomes PID 1, or none
 set -euo pipefail
-name=$1 dir=$2
+name=$1 dir=$2 init=$3
 
-if [[ ${3:-} != inside ]]; then
+if [[ ${4:-} != inside ]]; then
   # A cgroup namespace begins at the cgroup that a process is in when it makes one.
   while read -r mount; do
     mkdir "$mount/$name"
@@ -15,7 +16,7 @@ if [[ ${3:-} != inside ]]; then
     done
     echo $$ >"$mount/$name/cgroup.procs"
   done < <(awk '$3 == "cgroup" || $3 == "cgroup2" { print $2 }' /proc/mounts)
-  exec unshare --cgroup "$BASH" "$0" "$name" "$dir" inside
+  exec unshare --cgroup "$BASH" "$0" "$name" "$dir" "$init" inside
 fi
 
 cgroups=$(awk '$3 == "cgroup" || $3 == "cgroup2" { print $3, $2, $4 }' /proc/mounts)
@@ -29,7 +30,7 @@ while read -r type mount options; do
   options=$(tr , '\n' <<<"$options" | sed -E '/^(rw|ro|nosuid|nodev|noexec|relatime|noatime|xattr|clone_children|nsdelegate|memory_recursiveprot|release_agent=.*)$/d' | paste -sd,)
   [[ $options != name=* ]] || options=none,$options
   mount -t "$type" ${options:+-o "$options"} "$type" "$mount"
-  if [[ $type == cgroup2 && $mount == /sys/fs/cgroup ]]; then
+  if [[ $type == cgroup2 && $mount == /sys/fs/cgroup && $init == none ]]; then
     # Only a cgroup without processes hands controllers down.
     mkdir "$mount/init"
     echo $$ >"$mount/init/cgroup.procs"
@@ -61,4 +62,23 @@ echo "nameserver 198.18.0.1" >/etc/resolv.conf
 
 echo ready
 exec 1>&-
+if [[ $init == systemd ]]; then
+  # Nobody but systemd itself can end it from in here; this signal is its "poweroff at once" (systemd(1)).
+  exec 3<&0
+  { read -r _ || true; kill -s SIGRTMIN+14 1; } <&3 &
+  exec 3<&-
+  # Nothing that systemd starts on a machine may run here: disks, devices, /tmp and the kernel's settings are the machine's.
+  mkdir -p /run/systemd/system-generators /etc/systemd/system
+  for generator in /usr/lib/systemd/system-generators/*; do ln -s /dev/null "/run/systemd/system-generators/${generator##*/}"; done
+  for unit in {sysinit,basic,local-fs,multi-user}.target {tmp,dev-hugepages,dev-mqueue}.mount systemd-{tmpfiles-{setup,setup-dev,clean},sysctl,udevd,udev-trigger,journald,logind,remount-fs}.service \
+      systemd-{tmpfiles-clean.timer,journald.socket,udevd-{kernel,control}.socket}; do
+    ln -sf /dev/null "/etc/systemd/system/$unit"
+  done
+  unit() { printf '%s\n' "${@:2}" >"/etc/systemd/system/$1"; }
+  unit engine-host.target '[Unit]' DefaultDependencies=no Requires=dbus.service After=dbus.service
+  unit dbus.socket '[Unit]' DefaultDependencies=no '[Socket]' ListenStream=/run/dbus/system_bus_socket
+  unit dbus.service '[Unit]' DefaultDependencies=no Requires=dbus.socket '[Service]' Type=notify \
+    'ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation'
+  exec env -i container=runcvm-test PATH="$PATH" /lib/systemd/systemd --unit=engine-host.target --show-status=no --log-target=null </dev/null
+fi
 read -r _ || true

@@ -8,12 +8,16 @@ import (
 	"strings"
 )
 
-func (e *Engine) configurePodman() {
+func (e *Engine) configurePodman(o Options) {
 	e.t.Helper()
+	manager := "cgroupfs"
+	if o.Systemd {
+		manager = "systemd"
+	}
 	runtimes := e.runtimes()
 	e.etc("containers/containers.conf", fmt.Sprintf(`[engine]
-runtime = %q
-cgroup_manager = "cgroupfs"
+runtime = %[1]q
+cgroup_manager = %[5]q
 events_logger = "file"
 tmp_dir = "/run/libpod"
 init_path = "/usr/bin/tini-static"
@@ -24,7 +28,7 @@ runtime_supports_json = [%[1]q, %[3]q]
 [network]
 network_backend = "netavark"
 default_subnet = "172.31.0.0/16"
-`, Runc, runtimes[Runc], RunCVM, runtimes[RunCVM]))
+`, Runc, runtimes[Runc], RunCVM, runtimes[RunCVM], manager))
 	e.etc("containers/storage.conf", fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n",
 		filepath.Join(e.Dir, "podman"), filepath.Join(e.Dir, "x")))
 	e.etc("containers/registries.conf", "")
