@@ -168,6 +168,7 @@ func TestImportOfEveryForm(t *testing.T) {
 		{"docker archive", write("saved.tar", dockerArchive(t, false, "saved:1")), "saved:1"},
 		{"docker archive, compressed", write("saved.tgz", imagetest.Gzip(t, dockerArchive(t, false, "saved:1"))), "saved:1"},
 		{"docker archive with links", write("linked.tar", dockerArchive(t, true, "linked")), "linked:latest"},
+		{"docker archive of crane's", write("crane.tar", craneArchive(t, "saved:2")), "saved:2"},
 		{"docker archive without a name", write("plain-archive.tar", dockerArchive(t, false)), "plain-archive:latest"},
 		{"root tar", write("root.tar", plain), "root:latest"},
 		{"root tar, gzip", write("root-gz.tar.gz", imagetest.Gzip(t, plain)), "root-gz:latest"},
@@ -233,6 +234,25 @@ func dockerArchive(t testing.TB, links bool, tags ...string) []byte {
 		entries = append(entries, imagetest.File(id+"/layer.tar", string(plain)))
 	}
 	return imagetest.Tar(t, append(entries, imagetest.File("manifest.json", string(m)))...)
+}
+
+// craneArchive is what crane, ko and others write by go-containerregistry: layers are compressed, the configuration's name is its digest.
+func craneArchive(t testing.TB, tag string) []byte {
+	t.Helper()
+	plain := imagetest.Tar(t, imagetest.File("a", "content"))
+	c := imagetest.Config()
+	c.RootFS.DiffIDs = []digest.Digest{digest.FromBytes(plain)}
+	config, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zipped := imagetest.Gzip(t, plain)
+	file, name := digest.FromBytes(zipped).Encoded()+".tar.gz", digest.FromBytes(config).String()
+	m, err := json.Marshal([]dockerImage{{Config: name, RepoTags: []string{tag}, Layers: []string{file}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return imagetest.Tar(t, imagetest.File(name, string(config)), imagetest.File(file, string(zipped)), imagetest.File("manifest.json", string(m)))
 }
 
 func TestImportOfADirectory(t *testing.T) {

@@ -168,7 +168,7 @@ func kindOfDir(root *os.Root) kind {
 
 // inArchive matches the first part of paths in a layout and in what docker save writes, now and in former versions. A root
 // file system has another one soon.
-var inArchive = lazily(`^(blobs|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar)?|)$`)
+var inArchive = lazily(`^(blobs|oci-layout|index\.json|manifest\.json|repositories|(sha256:)?[0-9a-f]{64}(\.json|\.tar|\.tar\.gz)?|)$`)
 
 // kindOfTar says what a tar is, by the names in it; it reads no further than it must. r is the uncompressed tar.
 func kindOfTar(r io.Reader) (kind, error) {
