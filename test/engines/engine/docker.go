@@ -55,7 +55,7 @@ func (e *Engine) startDocker(o Options) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.etc("docker/daemon.json", string(settings))
+	e.Etc("docker/daemon.json", string(settings))
 	e.t.Cleanup(func() {
 		e.stopDocker()
 		if e.t.Failed() {

@@ -67,8 +67,8 @@ func New(t testing.TB, kind Kind, o Options) *Engine {
 		init = systemd
 	}
 	e := &Engine{Host: newHost(t, init), Kind: kind}
-	e.serveOutside()
-	e.configureRunCVM()
+	e.ServeOutside()
+	e.ConfigureRunCVM("")
 	if kind == Podman {
 		e.configurePodman(o)
 	} else {
@@ -96,37 +96,6 @@ func programs(t testing.TB) string {
 
 func (e *Engine) runtimes() map[string]string {
 	return map[string]string{Runc: filepath.Join(programs(e.t), "runc"), RunCVM: filepath.Join(harness.Bin(e.t), "runcvm")}
-}
-
-// etc writes a file of the host's own /etc.
-func (e *Engine) etc(name, text string) {
-	e.t.Helper()
-	// What the mounted overlay's upper directory is given behind its back need not appear there.
-	path := filepath.Join(fmt.Sprintf("/proc/%d/root/etc", e.Pid), name)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
-		e.t.Fatal(err)
-	}
-}
-
-// RunCVMDir is where RunCVM keeps what it has on this host.
-func (e *Engine) RunCVMDir() string { return filepath.Join(e.Dir, "runcvm") }
-
-func (e *Engine) configureRunCVM() {
-	vmm := os.Getenv("RUNCVM_VMM")
-	if vmm == "" {
-		vmm = filepath.Join(harness.Bin(e.t), "firecracker-qemu")
-	}
-	// Many emulated guests that start at once wait for each other.
-	config := fmt.Sprintf("data_dir = %q\nrun_dir = %q\nboot_timeout = \"10m\"\n[vmm]\npath = %q\n", filepath.Join(e.RunCVMDir(), "data"), filepath.Join(e.RunCVMDir(), "run"), vmm)
-	if kernel := os.Getenv("RUNCVM_KERNEL"); kernel != "" {
-		config += fmt.Sprintf("[kernel]\npath = %q\n", kernel)
-	}
-	e.etc("runcvm/config.toml", config)
-}
-
-// RunCVMCommand runs the people's command on the host.
-func (e *Engine) RunCVMCommand(args ...string) (string, error) {
-	return e.Host.Run(filepath.Join(harness.Bin(e.t), "runcvm"), args...)
 }
 
 // Command prepares a command of the engine.

@@ -266,17 +266,20 @@ func removeCgroups(name string) error {
 // removeStale removes the cgroups that test processes which were killed have left.
 func removeStale(t testing.TB) {
 	t.Helper()
+	names := map[string]bool{}
 	for _, mount := range cgroupMounts() {
 		left, _ := filepath.Glob(filepath.Join(mount, cgroupPrefix+"*"))
 		for _, path := range left {
-			name := filepath.Base(path)
-			pid, _, _ := strings.Cut(strings.TrimPrefix(name, cgroupPrefix), "-")
-			if _, err := os.Stat("/proc/" + pid); err == nil {
-				continue
-			}
-			if err := removeCgroups(name); err != nil {
-				t.Log(err)
-			}
+			names[filepath.Base(path)] = true
+		}
+	}
+	for name := range names {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(name, cgroupPrefix), "-")
+		if _, err := os.Stat("/proc/" + pid); err == nil {
+			continue
+		}
+		if err := removeCgroups(name); err != nil {
+			t.Log(err)
 		}
 	}
 }

@@ -65,19 +65,25 @@ func Main(m *testing.M) {
 func (e *Engine) LoadImages(names ...string) {
 	e.t.Helper()
 	for _, n := range names {
-		a := archives[n]
-		a.once.Do(func() {
-			a.path = filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(n)+".tar")
-			var img v1.Image
-			if img, a.err = a.make(); a.err == nil {
-				a.err = WriteArchive(a.path, n, img)
-			}
-		})
-		if a.err != nil {
-			e.t.Fatal(a.err)
-		}
-		e.Load(a.path)
+		e.Load(Archive(e.t, n))
 	}
+}
+
+// Archive is the path of one of the images above, as a docker-archive.
+func Archive(t testing.TB, name string) string {
+	t.Helper()
+	a := archives[name]
+	a.once.Do(func() {
+		a.path = filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(name)+".tar")
+		var img v1.Image
+		if img, a.err = a.make(); a.err == nil {
+			a.err = WriteArchive(a.path, name, img)
+		}
+	})
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	return a.path
 }
 
 // WriteArchive writes an image as a docker-archive.

@@ -22,10 +22,10 @@ const (
 	TCPName     = "tcp.example"
 )
 
-// serveOutside runs a name server and a web server, which tells each client its address, in the neighbour's network.
-func (e *Engine) serveOutside() {
-	e.t.Helper()
-	err := e.InNetwork("outside", func() error {
+// ServeOutside runs a name server and a web server, which tells each client its address, in the neighbour's network.
+func (h *Host) ServeOutside() {
+	h.t.Helper()
+	err := h.InNetwork("outside", func() error {
 		udp, err := net.ListenPacket("udp", ":53")
 		if err != nil {
 			return err
@@ -38,7 +38,7 @@ func (e *Engine) serveOutside() {
 		if err != nil {
 			return err
 		}
-		e.t.Cleanup(func() { udp.Close(); tcp.Close(); web.Close() })
+		h.t.Cleanup(func() { udp.Close(); tcp.Close(); web.Close() })
 		go serveDatagrams(udp)
 		go serveConnections(tcp)
 		go func() {
@@ -50,7 +50,7 @@ func (e *Engine) serveOutside() {
 		return nil
 	})
 	if err != nil {
-		e.t.Fatal(err)
+		h.t.Fatal(err)
 	}
 }
 

@@ -15,7 +15,7 @@ func (e *Engine) configurePodman(o Options) {
 		manager = "systemd"
 	}
 	runtimes := e.runtimes()
-	e.etc("containers/containers.conf", fmt.Sprintf(`[engine]
+	e.Etc("containers/containers.conf", fmt.Sprintf(`[engine]
 runtime = %[1]q
 cgroup_manager = %[5]q
 events_logger = "file"
@@ -29,10 +29,10 @@ runtime_supports_json = [%[1]q, %[3]q]
 network_backend = "netavark"
 default_subnet = "172.31.0.0/16"
 `, Runc, runtimes[Runc], RunCVM, runtimes[RunCVM], manager))
-	e.etc("containers/storage.conf", fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n",
+	e.Etc("containers/storage.conf", fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n",
 		filepath.Join(e.Dir, "podman"), filepath.Join(e.Dir, "x")))
-	e.etc("containers/registries.conf", "")
-	e.etc("containers/policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	e.Etc("containers/registries.conf", "")
+	e.Etc("containers/policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
 	e.t.Cleanup(func() {
 		if ids := strings.Fields(e.Run("ps", "-aq").Stdout); len(ids) > 0 {
 			e.Run(append([]string{"rm", "-f", "-t", "0"}, ids...)...)
