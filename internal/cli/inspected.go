@@ -38,6 +38,8 @@ type inspectedContainer struct {
 	Config       inspectedConfig
 	SizeRw       *int64 `json:",omitempty"`
 	RunCVM       inspectedRunCVM
+
+	NetworkSettings inspectedNetworks
 }
 
 type inspectedState struct {
@@ -77,6 +79,7 @@ type inspectedHostConfig struct {
 	Tmpfs                                 []string
 	Annotations                           map[string]string
 	Runtime                               string
+	inspectedHostNetwork
 }
 
 type inspectedRestartPolicy struct {
@@ -123,7 +126,8 @@ func (a *app) inspectContainer(e *container.Entry, withSize bool) (any, error) {
 		ID: e.ID, Created: dockerTime(e.Created), State: stateOf(e), Image: e.ImageDigest,
 		LogPath: filepath.Join(e.Dir, container.OutputLog), Name: "/" + e.Name, RestartCount: e.RestartCount,
 		Driver: "erofs+ext4", Platform: "linux", HostConfig: hostConfigOf(e, req), Config: configOf(e, req, img),
-		RunCVM: inspectedRunCVM{VMM: e.VMM, Kernel: e.Kernel, MonitorPid: e.Pid, Disk: disk, LogLost: e.LogLost},
+		NetworkSettings: networksOf(e),
+		RunCVM:          inspectedRunCVM{VMM: e.VMM, Kernel: e.Kernel, MonitorPid: e.Pid, Disk: disk, LogLost: e.LogLost},
 	}
 	if len(e.Command) > 0 {
 		c.Path, c.Args = e.Command[0], e.Command[1:]
@@ -167,7 +171,7 @@ func hostConfigOf(e *container.Entry, req monitor.Request) inspectedHostConfig {
 		RestartPolicy: inspectedRestartPolicy{or(req.Restart.Name, "no"), req.Restart.Max},
 		AutoRemove:    e.Remove, Privileged: o.Privileged, ReadonlyRootfs: o.ReadOnly, Init: o.Init, CapAdd: o.CapAdd, CapDrop: o.CapDrop,
 		GroupAdd: o.Groups, SecurityOpt: securityOptions(o), Sysctls: o.Sysctls, Ulimits: o.Ulimits, Tmpfs: o.Tmpfs,
-		Annotations: o.Annotations, Runtime: "runcvm",
+		Annotations: o.Annotations, Runtime: "runcvm", inspectedHostNetwork: hostNetworkOf(req),
 	}
 }
 

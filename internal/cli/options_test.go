@@ -64,12 +64,12 @@ func parse(t *testing.T, args ...string) (runFlags, error) {
 }
 
 func TestAFlagThatIsRefusedIsNamedWithWhatToDo(t *testing.T) {
-	_, err := parse(t, "-v", "/a:/b", "-p80:80", "-P", "--gpus", "all", "--device=/dev/kvm", "--health-cmd", "x", "--oom-kill-disable",
+	_, err := parse(t, "-v", "/a:/b", "--link", "x", "--gpus", "all", "--device=/dev/kvm", "--health-cmd", "x", "--oom-kill-disable",
 		"--net=host", "--ipc", "host", "--pid", "container:x", "--cgroupns", "host", "--uts", "host", "--userns", "keep-id")
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"--volume", "runcvm cp", "--publish ", "--publish-all", "--gpus", "--device is", "--privileged", "--health-cmd",
+	for _, want := range []string{"--volume", "runcvm cp", "--link ", "--gpus", "--device is", "--privileged", "--health-cmd",
 		"--oom-kill-disable", `--network host is`, `--ipc "host"`, `--pid "container:x"`, `--cgroupns "host"`, `--uts "host"`, `--userns "keep-id"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)

@@ -25,15 +25,17 @@ type containerRow struct {
 	RunningFor string
 	// State is Docker's word, Status a text of it.
 	State, Status string
-	Names         string
-	VMM           string
+	// Ports are the published ones.
+	Ports string
+	Names string
+	VMM   string
 	// Record is what is kept of the container. It is for templates, {{json .Record}}.
 	Record container.Record `json:"-"`
 }
 
 func (a *app) psCommand() *cobra.Command {
 	l := listing{
-		columns:  "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.VMM}}\t{{.Names}}",
+		columns:  "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.VMM}}\t{{.Names}}",
 		headings: map[string]string{"ID": "CONTAINER ID", "RunningFor": "CREATED", "CreatedAt": "CREATED AT"},
 		name:     "{{.ID}}",
 	}
@@ -73,7 +75,7 @@ func rowOf(e *container.Entry, whole bool) containerRow {
 		ID: e.ID, Image: e.Image, Command: strconv.Quote(strings.Join(e.Command, " ")),
 		CreatedAt:  e.Created.Format(timeLayout),
 		RunningFor: units.HumanDuration(time.Since(e.Created)) + " ago", State: dockerState(e), Status: containerStatus(e),
-		Names: e.Name, VMM: filepath.Base(e.VMM.Path), Record: e.Record,
+		Ports: portsOf(e.Ports), Names: e.Name, VMM: filepath.Base(e.VMM.Path), Record: e.Record,
 	}
 	if e.VMM.Path == "" {
 		row.VMM = ""

@@ -15,7 +15,7 @@ type refusedFlag struct {
 }
 
 const (
-	noNetwork = "a guest has no network yet; bring files in with the image, -i or \"runcvm cp\", and talk to the container by its streams"
+	noAlias   = "networks here have no names of containers; give an address by --ip, and a name by --add-host"
 	noVolumes = "files of the host cannot be mounted in a guest yet; put them into the image, pass them through -i, or copy them with " +
 		"\"runcvm cp\""
 	noDevices = "a guest has no devices of the host; --privileged gives it all of its own, --device-cgroup-rule one of them"
@@ -26,7 +26,6 @@ const (
 )
 
 var refusedFlags = []refusedFlag{
-	{name: "add-host", instead: noNetwork},
 	{name: "attach", short: "a", instead: "without -d the container's output comes here, and -i gives it this standard input"},
 	{name: "blkio-weight", instead: noIO},
 	{name: "blkio-weight-device", instead: noIO},
@@ -44,11 +43,6 @@ var refusedFlags = []refusedFlag{
 	{name: "device-write-bps", instead: noIO},
 	{name: "device-write-iops", instead: noIO},
 	{name: "disable-content-trust", boolean: true, instead: "images are verified by their digests, not by content trust; leave it out"},
-	{name: "dns", instead: noNetwork},
-	{name: "dns-opt", instead: noNetwork},
-	{name: "dns-option", instead: noNetwork},
-	{name: "dns-search", instead: noNetwork},
-	{name: "expose", instead: noNetwork},
 	{name: "gpus", instead: noDevices},
 	{name: "health-cmd", instead: noHealth},
 	{name: "health-interval", instead: noHealth},
@@ -58,22 +52,17 @@ var refusedFlags = []refusedFlag{
 	{name: "health-timeout", instead: noHealth},
 	{name: "io-maxbandwidth", instead: windows},
 	{name: "io-maxiops", instead: windows},
-	{name: "ip", instead: noNetwork},
-	{name: "ip6", instead: noNetwork},
 	{name: "isolation", instead: windows},
 	{name: "kernel-memory", instead: "the kernel's memory counts in --memory, as everywhere since Linux 5.4"},
-	{name: "link", instead: noNetwork},
-	{name: "link-local-ip", instead: noNetwork},
+	{name: "link", instead: noAlias},
+	{name: "link-local-ip", instead: "a guest makes link-local addresses itself (IPv6); ip addr add in the container makes others"},
 	{name: "log-driver", instead: "the output is kept by runcvm, see \"runcvm logs\"; to send it elsewhere, pipe it"},
 	{name: "log-opt", instead: "the setting log.max_size bounds the log, see \"runcvm config show\""},
-	{name: "mac-address", instead: noNetwork},
 	{name: "memory-swappiness", instead: "a guest has no swap; leave it out"},
 	{name: "mount", instead: noVolumes + "; --tmpfs makes a file system in memory"},
-	{name: "network-alias", instead: noNetwork},
-	{name: "net-alias", instead: noNetwork},
+	{name: "network-alias", instead: noAlias},
+	{name: "net-alias", instead: noAlias},
 	{name: "oom-kill-disable", boolean: true, instead: "cgroup v2, which the guest has, cannot do it; use --oom-score-adj"},
-	{name: "publish", short: "p", instead: noNetwork},
-	{name: "publish-all", short: "P", boolean: true, instead: noNetwork},
 	{name: "runtime", instead: "runcvm is the runtime; choose its VMM by the setting vmm.path"},
 	{name: "sig-proxy", boolean: true, instead: "signals go to the container's process; -d leaves it alone"},
 	{name: "storage-opt", instead: "--size limits the container's disk"},

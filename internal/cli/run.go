@@ -115,7 +115,7 @@ func (a *app) request(cmd *cobra.Command, f *runFlags, args []string) error {
 	env, err := environment(f.envFiles, r.Options.Env)
 	r.Options.Env = env
 	errs = append(errs, err)
-	errs = append(errs, f.network.apply(r)...)
+	errs = append(errs, f.network.apply(r, a.cfg)...)
 	errs = append(errs, f.options.apply(&r.Options, cmd.Flags().Changed)...)
 	if f.size != "" {
 		errs = append(errs, flagError("size", a.cfg.Set("disk.size", f.size, "--size")))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -44,6 +45,12 @@ type Config struct {
 
 	LogMaxSize  int64 // bytes
 	BootTimeout time.Duration
+
+	Network           string // of a container without --network: none or a network's name
+	NetworkConfDir    string
+	NetworkPluginDirs string // absolute paths, separated as in PATH
+	BridgeIPv4        netip.Prefix
+	BridgeIPv6        netip.Prefix // not valid: none
 
 	RegistryMirrors string // see registry.ParseMirrors
 	RegistryCAFile  string // path; empty: the system's only

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -61,6 +62,21 @@ var settings = []setting{
 
 	size("log.max_size", "RUNCVM_LOG_MAX_SIZE", "64MiB", "bound of a container's log on disk", 64<<10,
 		func(c *Config) *int64 { return &c.LogMaxSize }),
+	text("network.default", "RUNCVM_NETWORK", "none", "network of a container without --network: none, bridge, or that of a conflist",
+		func(c *Config) *string { return &c.Network }),
+	path("network.conf_dir", "RUNCVM_CNI_CONF_DIR", "/etc/cni/net.d", "conflists of further networks",
+		func(c *Config) *string { return &c.NetworkConfDir }),
+	{key: "network.plugin_dirs", env: "RUNCVM_CNI_PLUGIN_DIRS", def: "/usr/lib/cni:/opt/cni/bin",
+		doc: "where CNI plugins are looked for, separated as in PATH",
+		set: func(c *Config, v string) error { c.NetworkPluginDirs = v; return absolute(filepath.SplitList(v)) },
+		get: func(c *Config) string { return c.NetworkPluginDirs }},
+	subnet("network.bridge_ipv4", "RUNCVM_BRIDGE_IPV4", "10.77.0.0/16", "addresses of the network bridge", false,
+		func(c *Config) *netip.Prefix { return &c.BridgeIPv4 }),
+	subnet("network.bridge_ipv6", "RUNCVM_BRIDGE_IPV6", "",
+		"IPv6 addresses of the network bridge (fd00:77::/64); empty: none. With them the host forwards IPv6, and takes no routes from "+
+			"routers", true,
+		func(c *Config) *netip.Prefix { return &c.BridgeIPv6 }),
+
 	text("registry.mirrors", "RUNCVM_REGISTRY_MIRRORS", "",
 		"asked before the registry itself: REGISTRY=https://HOST[:PORT][/PREFIX], separated by commas",
 		func(c *Config) *string { return &c.RegistryMirrors }),
@@ -103,6 +119,41 @@ func path(key, env, def, doc string, field func(*Config) *string) setting {
 		return nil
 	}
 	return s
+}
+
+func absolute(paths []string) error {
+	for _, p := range paths {
+		if !filepath.IsAbs(p) {
+			return fmt.Errorf("%q is not an absolute path", p)
+		}
+	}
+	return nil
+}
+
+// subnet is a setting of the addresses of a network. One of IPv6 may be empty.
+func subnet(key, env, def, doc string, ipv6 bool, field func(*Config) *netip.Prefix) setting {
+	example := "10.77.0.0/16"
+	if ipv6 {
+		example = "fd00:77::/64"
+	}
+	return setting{key: key, env: env, def: def, doc: doc,
+		set: func(c *Config, v string) error {
+			if *field(c) = (netip.Prefix{}); v == "" && ipv6 {
+				return nil
+			}
+			p, err := netip.ParsePrefix(v)
+			if err != nil || p.Addr().Is6() != ipv6 || p != p.Masked() || p.Addr().BitLen()-p.Bits() < 2 {
+				return fmt.Errorf("%q is not a network with room for containers (%s)", v, example)
+			}
+			*field(c) = p
+			return nil
+		},
+		get: func(c *Config) string {
+			if !field(c).IsValid() {
+				return ""
+			}
+			return field(c).String()
+		}}
 }
 
 func choice(key, env, def, doc string, field func(*Config) *string, allowed ...string) setting {

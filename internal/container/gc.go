@@ -33,6 +33,8 @@ func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 	}
 	more, err := s.orphanedRunDirs(ctx)
 	items, errs = append(items, more...), append(errs, err)
+	more, err = s.orphanedNamespaces()
+	items, errs = append(items, more...), append(errs, err)
 	more, err = s.namesOfNothing()
 	return append(items, more...), errors.Join(append(errs, err)...)
 }
@@ -105,7 +107,7 @@ func (s *Store) finishRemoval(name string) (bool, error) {
 
 // leftovers are the temporary files in the directory of a container that nobody runs.
 func (e *Entry) leftovers() ([]garbage.Item, error) {
-	var items []garbage.Item
+	items := e.leftNetworks()
 	for _, pattern := range []string{"*.tmp", "*.new", ".tree-*"} {
 		found, err := filepath.Glob(filepath.Join(e.Dir, pattern))
 		if err != nil {

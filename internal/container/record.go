@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/cni"
 	"github.com/runcvm/runcvm/internal/timeline"
 )
 
@@ -47,6 +48,9 @@ type Record struct {
 	RestartCount int    `json:"restart_count,omitempty"`
 	VMM          VMM    `json:"vmm,omitzero"`
 	Kernel       string `json:"kernel,omitempty"`
+	// Networks are those that it is connected to by CNI plugins while it runs, and Ports the host's that are published.
+	Networks []cni.Attachment `json:"networks,omitempty"`
+	Ports    []cni.Port       `json:"ports,omitempty"`
 	// Bundle is set where an OCI runtime's create has made it; Image is then the bundle's directory.
 	Bundle *Bundle `json:"bundle,omitempty"`
 }
@@ -75,6 +79,8 @@ const (
 	// RequestFile is what the container was asked to be, ImageFile the image that it keeps (see image.Store.Hold).
 	RequestFile = "request.json"
 	ImageFile   = "image.json"
+	// EtcDir has the files of /etc that the last start has made for the container.
+	EtcDir = "etc"
 	// BundleFile is the specification of the bundle that the container was made of, as it was then.
 	BundleFile = "bundle.json"
 	// OutputLog is the container's output (package logfile), ConsoleLog the guest's serial console, VMMLog the VMM's

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
+	"github.com/runcvm/runcvm/internal/cni"
 	"github.com/runcvm/runcvm/internal/events"
 	"github.com/runcvm/runcvm/internal/timeline"
 )
@@ -55,6 +56,9 @@ func ValidName(name string) bool {
 
 // tmpPrefix marks a directory that is being made.
 const tmpPrefix = ".new-"
+
+// Dir is the directory of a container in a data directory.
+func Dir(dataDir, id string) string { return filepath.Join(dataDir, "containers", id) }
 
 func (s *Store) containers() string { return filepath.Join(s.dataDir, "containers") }
 func (s *Store) names() string      { return filepath.Join(s.dataDir, "names") }
@@ -196,10 +200,11 @@ func (h *Handle) WriteTimeline(t timeline.Timeline) error {
 	return writeFileAtomically(filepath.Join(h.Dir, timelineFile), t)
 }
 
-// Close gives the container up: its sockets go, its directory stays, or goes too with remove.
+// Close gives the container up: its sockets go, its directory stays, or goes too with remove, unless it could not be disconnected from
+// its networks: what is to be undone of them is written there.
 func (h *Handle) Close(name string, remove bool) error {
 	err := os.RemoveAll(h.RunDir)
-	if remove {
+	if remove && !cni.Left(h.Dir) {
 		var r Record
 		known := readFile(filepath.Join(h.Dir, stateFile), &r) == nil
 		err = errors.Join(err, h.store.removeFiles(name, h.Dir))
@@ -280,7 +285,9 @@ func (e *Entry) adopt() {
 	e.State, e.ExitCode = stateStopped, exitKilled
 	e.Error = "the monitor was killed"
 	e.Finished = time.Now()
-	// Whoever comes next does the same if it fails.
+	e.Networks, e.Ports = nil, nil
+	// Whoever comes next, or gc, does the same if it fails.
+	_ = cni.Sweep(context.Background(), e.Dir)
 	if writeState(e.Dir, e.Record) == nil && died {
 		_ = e.store.emit(e.Record, "die", map[string]string{"exitCode": strconv.Itoa(exitKilled)})
 	}
@@ -373,6 +380,10 @@ func (e *Entry) Discard() error {
 	defer f.Close()
 	if _, err := os.Stat(e.Dir); errors.Is(err, os.ErrNotExist) {
 		return nil // as above
+	}
+	// With the record of its networks in the directory nobody could disconnect it any more.
+	if err := cni.Sweep(context.Background(), e.Dir); err != nil {
+		return fmt.Errorf("container %s is not removed: %w", e.Name, err)
 	}
 	return errors.Join(os.RemoveAll(e.RunDir), e.store.removeFiles(e.Name, e.Dir), e.store.emit(e.Record, "destroy", nil))
 }

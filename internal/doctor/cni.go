@@ -8,14 +8,12 @@ import (
 	"strings"
 )
 
-// cniDirs are where CNI plugins are installed: by Debian's package, and by everybody else.
-var cniDirs = []string{"/usr/lib/cni", "/opt/cni/bin"}
-
 // cniPlugins make the networks of "runcvm run".
-var cniPlugins = []string{"bridge", "host-local", "loopback", "portmap"}
+var cniPlugins = []string{"bridge", "firewall", "host-local", "portmap"}
 
 // checkCNI looks for the plugins, and for what they run themselves.
 func checkCNI(_ context.Context, h *host) Result {
+	cniDirs := filepath.SplitList(h.cfg.NetworkPluginDirs)
 	var found, missing []string
 	for _, name := range cniPlugins {
 		path := ""

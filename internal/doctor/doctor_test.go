@@ -196,14 +196,14 @@ func TestAnEngineThatIsThereIsToldWhatToDo(t *testing.T) {
 }
 
 func TestCNIPluginsAreFoundWhereTheyAreInstalled(t *testing.T) {
-	h := fakeHost(t, map[string]string{"/opt/cni/bin/bridge": "", "/usr/lib/cni/host-local": "", "/usr/lib/cni/loopback": "", "/usr/sbin/iptables": ""})
+	h := fakeHost(t, map[string]string{"/opt/cni/bin/bridge": "", "/usr/lib/cni/host-local": "", "/usr/lib/cni/portmap": "", "/usr/sbin/iptables": ""})
 	for _, name := range []string{"/opt/cni/bin/bridge", "/usr/lib/cni/host-local"} {
 		if err := os.Chmod(h.path(name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	r := checkCNI(t.Context(), h)
-	if r.Status != Missing || !strings.HasPrefix(r.Detail, "loopback, portmap in none of") || !strings.Contains(r.Remedy, "containernetworking-plugins") {
+	if r.Status != Missing || !strings.HasPrefix(r.Detail, "firewall, portmap in none of") || !strings.Contains(r.Remedy, "containernetworking-plugins") {
 		t.Errorf("%+v", r)
 	}
 }

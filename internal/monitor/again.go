@@ -241,7 +241,7 @@ func (m *monitor) recordEnd(exit sandbox.Exit) {
 
 // closeAll gives up what open has made, and then the container itself.
 func (m *monitor) closeAll(last func() error) error {
-	return errors.Join(m.server.close(), m.attachSocket.Close(), m.output.Close(), last())
+	return errors.Join(m.server.close(), m.attachSocket.Close(), m.closeNetworks(), m.output.Close(), last())
 }
 
 // name is the container's; it may be renamed at any time.

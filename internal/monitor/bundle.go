@@ -66,7 +66,7 @@ func (m *monitor) createBundle(ctx context.Context) (l *life, err error) {
 			err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
 		}
 	}()
-	if err := m.open(&undo); err != nil {
+	if err := m.open(ctx, &undo); err != nil {
 		return nil, err
 	}
 	l = m.newLife(m.req.Zero)

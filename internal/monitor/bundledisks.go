@@ -9,7 +9,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/runcvm/runcvm/internal/bundle"
-	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/oci"
 	"github.com/runcvm/runcvm/internal/rootfs"
@@ -70,31 +69,20 @@ func (l *life) rootDisks(ctx context.Context, b *bundle.Bundle, undo func(func()
 	return l.writableDiskWith(ctx, l.prep.guestSpec)
 }
 
-// startDisk makes the disk of a start of a container that is made of a bundle: what the host has for it at this moment.
-func (l *life) startDisk(ctx context.Context, undo *cleanup.Stack) error {
-	if l.prep.bundle == nil {
-		return nil
-	}
+// bundleStartDisk is startDisk for a container that is made of a bundle.
+func (l *life) bundleStartDisk(ctx context.Context, undo func(func() error)) error {
 	defer l.timeline.Phase("start-disk")()
 	root, err := rootfs.OpenBundleRoot(l.prep.bundle.Rootfs)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	cache, err := rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
-	if err != nil {
-		return err
-	}
 	var copies []rootfs.Copy
 	for _, c := range l.prep.bundle.Copies() {
 		l.logger.Info("copied from the host for this start: changes there are not seen", "source", c.Source, "destination", c.Destination)
 		copies = append(copies, rootfs.Copy{Source: c.Source, Name: filepath.Base(c.Staged)})
 	}
-	if l.prep.start, err = cache.StartDisk(ctx, root, copies); err != nil || l.prep.start == nil {
-		return err
-	}
-	undo.AddFunc(l.prep.start.Close)
-	return nil
+	return l.makeStartDisk(ctx, root, copies, undo)
 }
 
 // further is how processes are run in the container beside its own, which people's exec asks for.

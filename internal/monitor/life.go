@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
+	"github.com/runcvm/runcvm/internal/cni"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/logfile"
 	"github.com/runcvm/runcvm/internal/network"
@@ -25,6 +26,8 @@ type life struct {
 	container *sandbox.Container
 	// network is nil where the guest has none.
 	network *network.Binding
+	// attachments are the networks that its namespace is connected to.
+	attachments []cni.Attachment
 	// began is when the container's process ran.
 	began time.Time
 	// stopped says that it was ended by stop or restart; enforce writes it.
@@ -112,12 +115,15 @@ func (l *life) climb(ctx context.Context, steps ...func(context.Context, *cleanu
 
 // boot boots what was prepared and runs the process.
 func (l *life) boot(ctx context.Context, undo *cleanup.Stack) (err error) {
-	if err := l.startDisk(ctx, undo); err != nil {
+	if err := l.bindNetwork(ctx, undo); err != nil {
+		return err
+	}
+	if err := l.startDisk(ctx, undo.AddFunc); err != nil {
 		return err
 	}
 	files := l.prep.files()
-	if err := l.bindNetwork(ctx, &files, undo); err != nil {
-		return err
+	if l.network != nil {
+		files.NICs, files.Network = l.network.NICs, l.network.Guest
 	}
 	if err := l.prep.sandbox.Boot(ctx, files); err != nil {
 		return err
@@ -208,6 +214,7 @@ func (l *life) end(ctx context.Context, keep bool) {
 	if l.network != nil {
 		err = errors.Join(err, l.network.Close())
 	}
+	err = errors.Join(err, l.detachNetworks(ctx))
 	if err != nil {
 		l.tell("something is left over", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/cni"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/logfile"
@@ -74,6 +75,8 @@ type monitor struct {
 	logger *slog.Logger
 	output *logfile.File
 	server *server
+	// networks are those that a container is connected to by CNI plugins; nil where there are none.
+	networks *cni.Session
 	// hub is where people attach, by attachSocket.
 	hub          *attach.Hub
 	attachSocket net.Listener
@@ -97,6 +100,7 @@ func newMonitor(request, statusPipe *os.File, signals chan os.Signal) (*monitor,
 	syscall.CloseOnExec(requestFD)
 	syscall.CloseOnExec(statusFD)
 	syscall.CloseOnExec(attachFD)
+	syscall.CloseOnExec(hostNetFD)
 	pid, err := ownProc()
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
+	"github.com/runcvm/runcvm/internal/cni"
 )
 
 // maintenanceTimeout bounds the end of a maintenance: mostly the write-back of what was copied.
@@ -82,6 +83,7 @@ func (r Request) Maintenance() Request {
 	r.Maintain, r.Again = true, true
 	r.Detach, r.Attached, r.Stdin, r.Remove = false, false, false, false
 	r.Restart, r.Timeout = RestartPolicy{}, 0
+	r.Namespace, r.Attach, r.PublishAll = "", cni.Request{}, false
 	return r
 }
 

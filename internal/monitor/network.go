@@ -5,12 +5,11 @@ import (
 
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/network"
-	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
 // bindNetwork gives the guest the interfaces of the monitor's network namespace, where the container has one of its own.
-func (l *life) bindNetwork(ctx context.Context, files *sandbox.BootFiles, undo *cleanup.Stack) (err error) {
-	if l.req.Maintain || l.req.Namespace == "" && l.req.Bundle == nil {
+func (l *life) bindNetwork(ctx context.Context, undo *cleanup.Stack) (err error) {
+	if l.req.Maintain || l.req.Namespace == "" && l.req.Bundle == nil && !l.connects() {
 		return nil
 	}
 	defer l.timeline.Phase("bind-network")()
@@ -21,7 +20,6 @@ func (l *life) bindNetwork(ctx context.Context, files *sandbox.BootFiles, undo *
 	for _, note := range l.network.Notes {
 		l.logger.Warn(note)
 	}
-	files.NICs, files.Network = l.network.NICs, l.network.Guest
 	return nil
 }
 

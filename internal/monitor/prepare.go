@@ -17,6 +17,7 @@ import (
 	"github.com/runcvm/runcvm/internal/bundle"
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/hostfiles"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/kernel"
 	"github.com/runcvm/runcvm/internal/oci"
@@ -81,6 +82,7 @@ func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 		defer mu.Unlock()
 		undo.AddFunc(step)
 	}
+	whole := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.prepareDisks(ctx, add) })
 	group.Go(func() error { return l.prepareKernel(ctx) })
@@ -91,8 +93,16 @@ func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 		add(func() error { l.prep.sandbox.Kill(); return nil })
 		return nil
 	})
+	if l.connects() && !l.req.PublishAll {
+		group.Go(func() error { return l.attachNetworks(ctx, add) })
+	}
 	if err := group.Wait(); err != nil {
 		return err
+	}
+	if l.connects() && l.req.PublishAll { // the image says which ports
+		if err := l.attachNetworks(whole, add); err != nil {
+			return err
+		}
 	}
 	l.update(func(r *container.Record) {
 		r.Labels, r.Command = l.labels(), l.prep.spec.Args
@@ -172,6 +182,9 @@ func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error 
 	}
 	if l.prep.spec.Hostname == "" {
 		l.prep.spec.Hostname = container.Short(l.req.ID)
+	}
+	if l.req.makesNames() {
+		l.prep.spec.EtcFiles = hostfiles.Files
 	}
 	if err := l.containerSettings(); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/runcvm/runcvm/internal/cni"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/image"
@@ -22,6 +23,15 @@ import (
 type Request struct {
 	// Namespace is the path of the network namespace whose interfaces the guest gets; empty: the guest has no network.
 	Namespace string `json:"namespace,omitempty"`
+	// Attach says to which networks a namespace of the container's own is connected; without any the guest has none of them. Netns is that
+	// namespace, which Spawn makes.
+	Attach cni.Request `json:"attach,omitzero"`
+	Netns  string      `json:"netns,omitempty"`
+	// PublishAll publishes the ports that the image exposes, and those of Expose, at ports of the host that are free.
+	PublishAll bool       `json:"publish_all,omitempty"`
+	Expose     []cni.Port `json:"expose,omitempty"`
+	// Names is what the container finds names by.
+	Names Names `json:"names,omitzero"`
 
 	ID      string      `json:"id"`
 	Name    string      `json:"name"`
@@ -56,6 +66,9 @@ type Request struct {
 	Zero time.Time `json:"zero"`
 }
 
+// connected says whether the container is connected to networks by CNI plugins.
+func (r Request) connected() bool { return len(r.Attach.Networks) > 0 }
+
 // Restarted returns the request for another start of the container by a caller whose settings these are. What flags of the
 // first one have set stays.
 func (r Request) Restarted(settings []config.Value, zero time.Time) Request {
@@ -89,6 +102,8 @@ const (
 	requestFD = 3
 	// statusFD is the writing end of the pipe for the status.
 	statusFD = 4
+	// hostNetFD is the host's network namespace, where Spawn has made one for the container. Between the two is attachFD.
+	hostNetFD = 6
 )
 
 // ExitFailure is the exit code of a container that could not be run at all, as Docker has it.

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -93,6 +94,22 @@ func (s *Spawned) Detach() error {
 func Spawn(ctx context.Context, req Request) (*Spawned, error) { return spawn(ctx, req, nil) }
 
 func spawn(ctx context.Context, req Request, place *Place) (*Spawned, error) {
+	hostNet, err := req.makeNamespace()
+	if err != nil {
+		return nil, err
+	}
+	s, err := spawnProcess(ctx, req, place, hostNet)
+	if hostNet != nil {
+		hostNet.Close()
+		// From here on it is the monitor's, which is gone where there was an error.
+		if err != nil {
+			err = also(err, req.dropNamespace())
+		}
+	}
+	return s, err
+}
+
+func spawnProcess(ctx context.Context, req Request, place *Place, hostNet *os.File) (*Spawned, error) {
 	// By its path: what /proc/self/exe refers to is a mount of this namespace, of which the monitor could not tell the path after
 	// a chroot.
 	self, err := os.Executable()
@@ -114,7 +131,7 @@ func spawn(ctx context.Context, req Request, place *Place) (*Spawned, error) {
 	}
 	cmd := exec.Command(self, Command)
 	cmd.Args[0] = "runcvm"
-	cmd.ExtraFiles = []*os.File{requestFD - 3: requestR, statusFD - 3: statusW}
+	cmd.ExtraFiles = []*os.File{requestFD - 3: requestR, statusFD - 3: statusW, attachFD - 3: nil, hostNetFD - 3: hostNet}
 	var attached net.Conn
 	if req.Attached {
 		var theirs *os.File
@@ -122,7 +139,7 @@ func spawn(ctx context.Context, req Request, place *Place) (*Spawned, error) {
 			return nil, errors.Join(err, requestW.Close(), statusW.Close())
 		}
 		defer theirs.Close()
-		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
+		cmd.ExtraFiles[attachFD-3] = theirs
 	} else if !req.Detach {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
@@ -134,7 +151,7 @@ func spawn(ctx context.Context, req Request, place *Place) (*Spawned, error) {
 	cpus, err := req.Options.CPUList()
 	if err == nil {
 		place.prepare(cmd, req)
-		err = startIn(req.Namespace, func() error { return startOn(cmd, cpus) })
+		err = startIn(cmp.Or(req.Netns, req.Namespace), func() error { return startOn(cmd, cpus) })
 	}
 	statusW.Close()
 	if err != nil {

@@ -91,7 +91,7 @@ func (m *monitor) start(ctx context.Context) (l *life, err error) {
 			err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
 		}
 	}()
-	if err := m.open(&undo); err != nil {
+	if err := m.open(ctx, &undo); err != nil {
 		return nil, err
 	}
 	l = m.newLife(m.req.Zero)
@@ -99,12 +99,15 @@ func (m *monitor) start(ctx context.Context) (l *life, err error) {
 }
 
 // open makes what the monitor has for all of the container's lives: its sockets and its log.
-func (m *monitor) open(undo *cleanup.Stack) (err error) {
+func (m *monitor) open(ctx context.Context, undo *cleanup.Stack) (err error) {
 	if m.server, err = serve(m); err != nil {
 		return err
 	}
 	undo.AddFunc(m.server.close)
 	if err := m.openAttach(undo); err != nil {
+		return err
+	}
+	if err := m.openNetworks(ctx, undo); err != nil {
 		return err
 	}
 	if m.output, err = logfile.Append(m.path(container.OutputLog), m.cfg.LogMaxSize); err != nil {

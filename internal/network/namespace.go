@@ -3,10 +3,13 @@ package network
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,6 +32,77 @@ func In(path string, f func() error) error {
 		done <- f()
 	}()
 	return <-done
+}
+
+// NewNamespace makes a network namespace, whose loopback interface is up, and a file at path on which it is mounted, so that it stays until
+// RemoveNamespace. After an error nothing is left.
+func NewNamespace(path string) (err error) {
+	if err := makeFile(path); err != nil {
+		return fmt.Errorf("make a network namespace: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked, as in In
+		done <- mountNewNamespace(path)
+	}()
+	if err := <-done; err != nil {
+		return errors.Join(fmt.Errorf("make a network namespace: %w", err), RemoveNamespace(path))
+	}
+	return nil
+}
+
+// makeFile makes an empty file, and its directory, which RemoveNamespace of another may remove at that moment.
+func makeFile(path string) error {
+	const tries = 10
+	for n := 1; ; n++ {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			return f.Close()
+		}
+		if !errors.Is(err, fs.ErrNotExist) || n == tries {
+			return err
+		}
+	}
+}
+
+// mountNewNamespace moves the calling thread into a new namespace.
+func mountNewNamespace(path string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	loopback, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(loopback)
+	}
+	if err != nil {
+		return fmt.Errorf("set its loopback interface up: %w", err)
+	}
+	return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+}
+
+// RemoveNamespace removes what NewNamespace has made; that it is gone already is no error. The namespace itself ends with the last process
+// in it.
+func RemoveNamespace(path string) error {
+	for IsNamespace(path) {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("remove the network namespace %s: %w", path, err)
+		}
+	}
+	// With its name go the mounts on it in all other mount namespaces.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the network namespace: %w", err)
+	}
+	_ = os.Remove(filepath.Dir(path)) // with the last one
+	return nil
+}
+
+// IsNamespace says whether a namespace is mounted there.
+func IsNamespace(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
 const sysctlRoot = "/proc/sys/net/"

@@ -79,6 +79,8 @@ type Container struct {
 	NoShm       bool
 	Sysctls     map[string]string
 	Annotations map[string]string
+	// EtcFiles are files of /etc, of which each start has copies (guestapi.CopiesDir) by the same names.
+	EtcFiles []string
 	Limits
 	Security
 }

@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -77,6 +78,14 @@ func mounts(c Container, s *specs.Spec) {
 		}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
 			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)}})
+	}
+	for _, name := range c.EtcFiles {
+		options := []string{"bind", "rprivate"}
+		if c.ReadOnly {
+			options = append(options, "ro")
+		}
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: path.Join("/etc", name), Type: "bind",
+			Source: path.Join("/", guestapi.CopiesDir, name), Options: options})
 	}
 	for _, t := range c.Tmpfs {
 		options := slices.DeleteFunc([]string{"nosuid", "nodev", "noexec"}, func(o string) bool {

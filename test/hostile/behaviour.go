@@ -55,6 +55,7 @@ func serve(s *service) func(net.Conn) {
 			panic(err)
 		}
 		guestapi.RegisterAgentService(server, s)
+		guestapi.RegisterNetworkService(server, network{})
 		guestapi.RegisterControlService(server, &control{never: errors.Is(s.signal, errNever)})
 		_ = server.Serve(context.Background(), &once{conn: c, closed: make(chan struct{})})
 	}
