@@ -104,7 +104,7 @@ func (b *Binding) add(link netlink.Link, tap string, n int) error {
 		return err
 	}
 	b.undo.AddFunc(func() error { return ignoreGone(netlink.LinkDel(dev)) })
-	if err := b.redirect(link, dev, b.Resolver); err != nil {
+	if err := b.redirect(link, dev, b.Guest.Interfaces[n]); err != nil {
 		return err
 	}
 	// Last: not a frame of the guest is to reach the namespace's own stack.
@@ -166,7 +166,8 @@ func setupTAP(tap *netlink.Tuntap, mtu int) error {
 	return ignoreGone(writeSysctl("ipv6/conf/"+tap.Name+"/disable_ipv6", "1"))
 }
 
-// sweep removes what a binding that was not closed has left: TAPs by their name, redirections by where they lead, ports that are reserved.
+// sweep removes what a binding that was not closed has left: TAPs by their name, redirections by where they lead, chains by their table,
+// ports that are reserved.
 func sweep() error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -193,5 +194,7 @@ func sweep() error {
 			}
 		}
 	}
+	// A kernel that has no such chains has none that are left; what else is wrong, guard will tell.
+	_ = removeGuards()
 	return releasePorts()
 }

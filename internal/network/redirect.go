@@ -7,13 +7,20 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/guestapi"
 )
 
-// Priorities of the filters at an interface: the lowest number is asked first, and all filters of one priority have one protocol.
+// Priorities of the filters at an interface, and at a TAP: the lowest number is asked first, and all filters of one priority have one
+// protocol.
 const (
 	passIPv4 = iota + 1
 	passIPv6
 	mirrorARP
+	guardARP
+	guardIPv6
+	guardVLAN
+	guardServiceVLAN
 	redirectAll
 )
 
@@ -31,9 +38,9 @@ func ingress(l netlink.Link) *netlink.Ingress {
 	}}
 }
 
-// redirect leads the frames that arrive at one end out at the other, both ways. With own, frames of the namespace's own connections
-// stay there.
-func (b *Binding) redirect(link, tap netlink.Link, own bool) error {
+// redirect leads the frames that arrive at one end out at the other, both ways. Where there is a resolver, frames of the
+// namespace's own connections stay there.
+func (b *Binding) redirect(link, tap netlink.Link, nic *guestapi.NetworkInterface) error {
 	for _, l := range []netlink.Link{tap, link} {
 		err := netlink.QdiscAdd(ingress(l))
 		if errors.Is(err, fs.ErrExist) {
@@ -45,10 +52,12 @@ func (b *Binding) redirect(link, tap netlink.Link, own bool) error {
 		}
 		b.undo.AddFunc(func() error { return ignoreGone(netlink.QdiscDel(ingress(l))) })
 	}
-	if err := addFilter(filter(tap, redirectAll, unix.ETH_P_ALL, nil, mirred(link, netlink.TCA_EGRESS_REDIR, netlink.TC_ACT_STOLEN))); err != nil {
-		return err
+	for _, f := range b.fromGuest(link, tap, nic) {
+		if err := addFilter(f); err != nil {
+			return err
+		}
 	}
-	if own {
+	if b.Resolver {
 		for _, f := range passToStack(link, tap) {
 			if err := addFilter(f); err != nil {
 				return err

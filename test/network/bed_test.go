@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 
 	"github.com/runcvm/runcvm/internal/network"
 	"github.com/runcvm/runcvm/test/harness"
@@ -52,7 +53,7 @@ func newBed(t *testing.T, mtu int) *bed {
 		for _, args := range [][]string{
 			{"link", "add", bridge, "mtu", fmt.Sprint(mtu), "type", "bridge"},
 			{"addr", "add", host4.String() + "/24", "dev", bridge},
-			{"addr", "add", host6.String() + "/64", "dev", bridge},
+			{"addr", "add", host6.String() + "/64", "dev", bridge, "nodad"},
 			{"link", "set", bridge, "up"},
 		} {
 			if err := ip(args...); err != nil {
@@ -181,7 +182,8 @@ func both(c *container, do func(guest, host netip.Addr)) {
 	do(c.v6, host6)
 }
 
-// state is what a namespace has, for comparison: interfaces, addresses, routes, permanent neighbours, qdiscs, filters and parameters.
+// state is what a namespace has, for comparison: interfaces, addresses, routes, permanent neighbours, qdiscs, filters, tables
+// of nftables and parameters.
 // The filters are those of one of its interfaces. Left out is the length of queues: the kernel gives an interface without one a length with its first qdisc.
 func state(t *testing.T, n *tapguest.Namespace, device string) string {
 	t.Helper()
@@ -198,7 +200,15 @@ func state(t *testing.T, n *tapguest.Namespace, device string) string {
 			}
 			fmt.Fprintf(&all, "%s:\n%s", strings.Join(args, " "), queueLength.ReplaceAll(out, nil))
 		}
-		return nil
+		rules, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := rules.ListTables()
+		for _, table := range tables {
+			fmt.Fprintf(&all, "nftables %s, family %d\n", table.Name, table.Family)
+		}
+		return err
 	}))
 	return all.String()
 }

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ func NewNamespace() (*Namespace, error) {
 	return n, n.Do(prepare)
 }
 
-// prepare sets a new namespace up: addresses are used at once, without the second in which others are asked whether they have them.
+// prepare sets a new namespace up, whose interfaces do not ask for a second whether others have their link-local addresses.
 func prepare() error {
 	for _, interfaces := range []string{"all", "default"} {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+interfaces+"/accept_dad", []byte("0"), 0); err != nil {
@@ -97,7 +98,40 @@ func Wire(mtu int, a, b Port) error {
 	if err != nil {
 		return fmt.Errorf("make the wire %s to %s: %w", a.Name, b.Name, err)
 	}
-	return errors.Join(a.setUp(), b.setUp())
+	if err := errors.Join(a.setUp(), b.setUp()); err != nil {
+		return err
+	}
+	return errors.Join(a.await(), b.await())
+}
+
+// readyTimeout bounds the wait for the kernel to have done what it does by itself when both ends are up.
+const readyTimeout = 10 * time.Second
+
+// await waits until the port has its link-local address, and can use all addresses: the kernel sees to both a moment later.
+func (p Port) await() error {
+	return p.Namespace.Do(func() error {
+		link, err := netlink.LinkByName(p.Name)
+		if err != nil {
+			return err
+		}
+		for deadline := time.Now().Add(readyTimeout); ; time.Sleep(time.Millisecond) {
+			addresses, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			if err != nil {
+				return err
+			}
+			local, tentative := false, false
+			for _, a := range addresses {
+				local = local || a.IP.IsLinkLocalUnicast()
+				tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
+			}
+			if local && !tentative {
+				return nil
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("interface %s has no link-local address or cannot use its addresses: %v", p.Name, addresses)
+			}
+		}
+	})
 }
 
 func (p Port) setUp() error {
@@ -119,6 +153,7 @@ func (p Port) setUp() error {
 	})
 }
 
+// addAddress adds an address that can be used at once.
 func addAddress(name string, address netip.Prefix) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -126,7 +161,7 @@ func addAddress(name string, address netip.Prefix) error {
 	}
 	bits := address.Addr().BitLen()
 	err = netlink.AddrReplace(link, &netlink.Addr{
-		IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), bits)},
+		IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), bits)}, Flags: unix.IFA_F_NODAD,
 	})
 	if err != nil {
 		return fmt.Errorf("add %s to %s: %w", address, name, err)
