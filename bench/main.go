@@ -4,8 +4,8 @@
 //
 // RUNCVM_BIN has the programs, RUNCVM_TEST_IMAGE is an OCI layout of a Debian image, RUNCVM_VMM is the VMM (default:
 // firecracker-qemu of RUNCVM_BIN), RUNCVM_KERNEL is the faster kernel that row kernel compares (default: build/kernel, where it is).
-// All rows come of one run: a result is a median, and a ratio's two sides are measured in turn, so that what else the machine does
-// falls on both. docs/benchmarks.md says how to read each row.
+// All rows come of one run, unless some are measured again by -rows: a result is a median, and a ratio's two sides are measured in turn,
+// so that what else the machine does falls on both. docs/benchmarks.md says how to read each row.
 package main
 
 import (
@@ -29,6 +29,8 @@ type options struct {
 	starts int
 	builds int
 	execs  int
+	// transfers are pairs in row redirect.
+	transfers int
 }
 
 // row is one measurement; each of its results is a line of the report.
@@ -49,16 +51,18 @@ var rows = []row{
 	{"layers", layersRow},
 	{"directory", directoryRow},
 	{"pull", pullRow},
+	{"redirect", redirectRow},
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.out, "o", "", "file for the results; empty: standard output")
-	flag.StringVar(&o.rows, "rows", "", "comma-separated rows to measure; empty: all")
+	flag.StringVar(&o.rows, "rows", "", "comma-separated rows to measure; empty: all. Others that the file has remain")
 	flag.IntVar(&o.pairs, "pairs", 9, "pairs of guests in the rows boot and kernel")
 	flag.IntVar(&o.starts, "starts", 11, "starts in row host-work")
 	flag.IntVar(&o.execs, "execs", 20, "execs in row exec")
 	flag.IntVar(&o.builds, "builds", 5, "pairs in each of the rows layers, directory and pull")
+	flag.IntVar(&o.transfers, "transfers", 21, "pairs for each result of row redirect")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -69,6 +73,12 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
+	var earlier Report
+	if o.out != "" {
+		if earlier, err = readReport(o.out); err != nil {
+			return err
+		}
+	}
 	b, err := newBench(ctx, o)
 	if err != nil {
 		return err
@@ -93,6 +103,11 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	report.Seconds = time.Since(report.Started).Round(time.Second).Seconds()
+	if o.rows != "" {
+		if report, err = report.merge(earlier); err != nil {
+			return err
+		}
+	}
 	return report.write(o.out)
 }
 

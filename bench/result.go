@@ -19,11 +19,15 @@ type Report struct {
 // Result is one line of the report.
 type Result struct {
 	Name string `json:"name"`
+	// Started is when a run began that measured some rows only; of others the report says it.
+	Started *time.Time `json:"started,omitempty"`
 	// What says in a sentence what was compared.
 	What string `json:"what"`
 	Unit string `json:"unit"`
 	// Goal is the most that Value may be; without one the row is there to explain another.
 	Goal *float64 `json:"goal,omitempty"`
+	// AtLeast says that Goal is the least that Value may be instead.
+	AtLeast bool `json:"at_least,omitempty"`
 	// Value is the median of Samples.
 	Value float64 `json:"value"`
 	Met   *bool   `json:"met,omitempty"`
@@ -52,6 +56,9 @@ func (r *Result) finish(processors int) {
 	r.Value = round(median(r.Samples))
 	if r.Goal != nil {
 		met := r.Value <= *r.Goal
+		if r.AtLeast {
+			met = r.Value >= *r.Goal
+		}
 		r.Met = &met
 		r.addNotes(processors)
 	}

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestAValueIsTheMedianOfItsSamples(t *testing.T) {
@@ -27,6 +30,15 @@ func TestAGoalIsTheMostThatAValueMayBe(t *testing.T) {
 		r := Result{Goal: new(1.0), Samples: []float64{value}}
 		if r.finish(1); *r.Met != want {
 			t.Errorf("%g of at most 1: met is %t", value, *r.Met)
+		}
+	}
+}
+
+func TestAGoalCanBeTheLeastThatAValueMayBe(t *testing.T) {
+	for value, want := range map[float64]bool{0.949: false, 0.95: true, 1.2: true} {
+		r := Result{Goal: new(0.95), AtLeast: true, Samples: []float64{value}}
+		if r.finish(1); *r.Met != want {
+			t.Errorf("%g of at least 0.95: met is %t", value, *r.Met)
 		}
 	}
 }
@@ -65,5 +77,26 @@ func TestPercentile(t *testing.T) {
 	}
 	if samples[0] != 5 {
 		t.Error("the samples have been put in another order")
+	}
+}
+
+func TestARunOfSomeRowsLeavesTheOthers(t *testing.T) {
+	earlier := Report{Started: time.Unix(1, 0), Machine: Machine{CPU: "a"}, Results: []Result{{Name: "x", Value: 1}, {Name: "y", Value: 2}}}
+	run := Report{Started: time.Unix(2, 0), Machine: Machine{CPU: "a"}, Results: []Result{{Name: "z", Value: 30}, {Name: "x", Value: 10}}}
+	merged, err := run.merge(earlier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := &run.Started
+	want := []Result{{Name: "x", Value: 10, Started: again}, {Name: "y", Value: 2}, {Name: "z", Value: 30, Started: again}}
+	if diff := cmp.Diff(want, merged.Results); diff != "" || !merged.Started.Equal(earlier.Started) {
+		t.Errorf("started %s, results (-want +got):\n%s", merged.Started, diff)
+	}
+	run.Machine.CPU = "b"
+	if _, err := run.merge(earlier); err == nil {
+		t.Error("results of two machines stand beside each other")
+	}
+	if alone, err := run.merge(Report{}); err != nil || len(alone.Results) != 2 || alone.Results[0].Started != nil {
+		t.Errorf("without earlier results: %v, %v", alone, err)
 	}
 }
