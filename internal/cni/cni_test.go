@@ -127,3 +127,16 @@ func FuzzParsePort(f *testing.F) {
 		}
 	})
 }
+
+func TestAResultIsGivenToThosePluginsThatHaveNone(t *testing.T) {
+	for _, test := range []struct{ config, result, want string }{
+		{`{"a":1}`, `{"ips":[]}`, `{"a":1,"prevResult":{"ips":[]}}`},
+		{`{"a":1}`, "", `{"a":1}`},
+		{`{"prevResult":{}}`, `{"ips":[]}`, `{"prevResult":{}}`},
+	} {
+		got, err := withResult([]byte(test.config), []byte(test.result))
+		if err != nil || string(got) != test.want {
+			t.Errorf("%s with %s: %s, %v; want %s", test.config, test.result, got, err, test.want)
+		}
+	}
+}

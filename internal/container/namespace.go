@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,10 +27,18 @@ const namespacesDir = "netns"
 const namespaceAge = time.Minute
 
 // NewNamespacePath is where the network namespace of a container's next monitor is mounted: of two that begin at once, each has its own.
-func NewNamespacePath(runDir, id string) string {
+// The name says in which data directory the container is, since a run directory may serve several.
+func NewNamespacePath(dataDir, runDir, id string) string {
 	b := make([]byte, 4)
 	rand.Read(b)
-	return filepath.Join(runDir, namespacesDir, id+"."+hex.EncodeToString(b))
+	return filepath.Join(runDir, namespacesDir, strings.Join([]string{id, namespaceMark(dataDir), hex.EncodeToString(b)}, "."))
+}
+
+// namespaceMark is a data directory's in the names of its containers' namespaces.
+func namespaceMark(dataDir string) string {
+	h := fnv.New32a()
+	h.Write([]byte(dataDir))
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // orphanedNamespaces finds those whose container has no monitor, nor a record of them.
@@ -60,9 +69,10 @@ func (s *Store) orphanedNamespaces() ([]garbage.Item, error) {
 }
 
 func (s *Store) orphanedNamespace(path string) bool {
-	id, _, _ := strings.Cut(filepath.Base(path), ".")
+	id, rest, _ := strings.Cut(filepath.Base(path), ".")
+	mark, _, _ := strings.Cut(rest, ".")
 	at, err := os.Lstat(path)
-	if err != nil || !isID(id) || time.Since(at.ModTime()) < namespaceAge {
+	if err != nil || !isID(id) || mark != namespaceMark(s.dataDir) || time.Since(at.ModTime()) < namespaceAge {
 		return false
 	}
 	e, err := s.open(id)

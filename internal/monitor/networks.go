@@ -29,7 +29,7 @@ func (r *Request) makeNamespace() (host *os.File, err error) {
 	if host, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 		return nil, fmt.Errorf("open the host's network namespace: %w", err)
 	}
-	path := container.NewNamespacePath(r.setting("run_dir"), r.ID)
+	path := container.NewNamespacePath(r.setting("data_dir"), r.setting("run_dir"), r.ID)
 	if err := network.NewNamespace(path); err != nil {
 		return nil, errors.Join(err, host.Close())
 	}
