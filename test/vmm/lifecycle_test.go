@@ -36,8 +36,9 @@ type guest struct {
 	console []byte
 }
 
-// bootGuest boots tinyguest by a configuration file and waits for its first words. Temporary files go to dir/tmp.
-func bootGuest(t *testing.T, extra string) *guest {
+// bootGuest boots tinyguest by a configuration file and waits for its first words. Temporary files go to dir/tmp; env is
+// set for the VMM.
+func bootGuest(t *testing.T, extra string, env ...string) *guest {
 	t.Helper()
 	vmm := emulator(t)
 	dir, err := os.MkdirTemp("", "vmm-") // a socket's path is short
@@ -56,7 +57,7 @@ func bootGuest(t *testing.T, extra string) *guest {
 	g := &guest{t: t, dir: dir}
 	g.cmd = exec.CommandContext(t.Context(), vmm, "--api-sock", filepath.Join(dir, "api.sock"), "--config-file", filepath.Join(dir, "config.json"),
 		"--log-path", filepath.Join(dir, "log"))
-	g.cmd.Env = append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp"))
+	g.cmd.Env = append(append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp")), env...)
 	g.cmd.Stderr = &g.stderr
 	if g.in, err = g.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

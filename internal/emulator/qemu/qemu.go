@@ -66,6 +66,7 @@ type VM struct {
 	console chan struct{} // closed when the console's last byte is out
 	closing chan struct{}
 	close   sync.Once
+	lost    chan error // that the guest has no timer, and gets none
 
 	// The API asks for one thing at a time, so these need no lock.
 	node  []string // the node of each drive's file
@@ -86,7 +87,7 @@ func (l *Launcher) Launch(ctx context.Context, spec api.Spec) (api.Machine, erro
 	}
 	vm := &VM{
 		spec: spec, log: l.Log, done: make(chan struct{}), stopped: make(chan struct{}), reset: make(chan struct{}),
-		console: make(chan struct{}), closing: make(chan struct{}),
+		console: make(chan struct{}), closing: make(chan struct{}), lost: make(chan error, 1),
 	}
 	for k := range spec.Drives {
 		vm.node = append(vm.node, firstFile(k))
@@ -159,6 +160,9 @@ func (vm *VM) start(ctx context.Context, l *Launcher, accel string) (err error) 
 		return errors.Join(err, controlConn.Close())
 	}
 	go vm.watch(controlConn, l.Ended)
+	if accel == accelTCG {
+		go vm.watchTimer()
+	}
 	return nil
 }
 
@@ -234,6 +238,7 @@ func (vm *VM) watch(control io.Closer, ended func(error)) {
 			vm.log.Warn("QEMU did not stop the guest after its reboot")
 		}
 	case <-vm.closing:
+	case vm.err = <-vm.lost:
 	case <-vm.proc.exited:
 		select {
 		case <-vm.reset:

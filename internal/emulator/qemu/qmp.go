@@ -75,13 +75,28 @@ func (q *qmp) read() {
 	q.waiting = nil
 }
 
-// execute runs a command and waits for its answer.
+// execute runs a command and waits until it is done.
 func (q *qmp) execute(ctx context.Context, command string, arguments any) error {
+	_, err := q.call(ctx, command, arguments)
+	return err
+}
+
+// ask runs a command of QEMU's monitor for people and returns what that prints.
+func (q *qmp) ask(ctx context.Context, line string) (text string, err error) {
+	answer, err := q.call(ctx, "human-monitor-command", map[string]any{"command-line": line})
+	if err == nil {
+		err = json.Unmarshal(answer, &text)
+	}
+	return text, err
+}
+
+// call runs a command and returns its answer.
+func (q *qmp) call(ctx context.Context, command string, arguments any) (json.RawMessage, error) {
 	reply := make(chan qmpReply, 1)
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		return fmt.Errorf("%s: %w", command, errQMPClosed)
+		return nil, fmt.Errorf("%s: %w", command, errQMPClosed)
 	}
 	id := q.next
 	q.next++
@@ -102,21 +117,21 @@ func (q *qmp) execute(ctx context.Context, command string, arguments any) error 
 	}
 	q.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("%s: %w", command, err)
+		return nil, fmt.Errorf("%s: %w", command, err)
 	}
 	select {
 	case r, ok := <-reply:
 		switch {
 		case !ok:
-			return fmt.Errorf("%s: %w", command, errQMPClosed)
+			return nil, fmt.Errorf("%s: %w", command, errQMPClosed)
 		case r.Error != nil:
-			return fmt.Errorf("%s: %s", command, r.Error.Desc)
+			return nil, fmt.Errorf("%s: %s", command, r.Error.Desc)
 		}
-		return nil
+		return r.Return, nil
 	case <-ctx.Done():
 		q.mu.Lock()
 		delete(q.waiting, id)
 		q.mu.Unlock()
-		return fmt.Errorf("%s: %w", command, ctx.Err())
+		return nil, fmt.Errorf("%s: %w", command, ctx.Err())
 	}
 }

@@ -2,7 +2,8 @@
 //
 // It is entered by the PVH boot protocol, which both Firecracker and QEMU speak, prints [Banner] on the first serial port, and
 // then answers each byte from there: 'r' reboots through the i8042 (what Linux does with reboot=k), 't' ends in a triple
-// fault, anything else is echoed. It uses no device but these and no interrupt, so it needs no kernel to be installed.
+// fault, 'l' leaves the local APIC's timer as Linux does when it could not measure it, and halts, anything else is echoed. It uses no
+// device but these and no interrupt, so it needs no kernel to be installed.
 package tinyguest
 
 import (
@@ -76,11 +77,17 @@ func program() []byte {
 	a.jump(jz, "reboot")
 	a.emit(0x3C, 't') // cmp al, 't'
 	a.jump(jz, "fault")
+	a.emit(0x3C, 'l') // cmp al, 'l'
+	a.jump(jz, "lose")
 	a.emit(0xEE) // out dx, al
 	a.jump(jmp, "poll")
 	a.label("reboot")
 	a.emit(0xB0, 0xFE) // mov al, 0xfe: pulse the reset line
 	a.emit(0xE6, 0x64) // out 0x64, al
+	a.jump(jmp, "halt")
+	a.label("lose")
+	a.emit(0xC7, 0x05, 0x20, 0x03, 0xE0, 0xFE, 0xEC, 0x00, 0x03, 0x00) // mov dword [0xfee00320], 0x300ec: periodic, masked
+	a.emit(0xC7, 0x05, 0x80, 0x03, 0xE0, 0xFE, 0xFF, 0xFF, 0xFF, 0xFF) // mov dword [0xfee00380], 0xffffffff: the initial count
 	a.label("halt")
 	a.emit(0xF4) // hlt
 	a.jump(jmp, "halt")
