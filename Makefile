@@ -141,8 +141,8 @@ generate: ## Generate the ttrpc code (needs protobuf-compiler)
 	scripts/generate-proto internal/guestapi/*.proto internal/monitor/api/*.proto
 
 .PHONY: docs
-docs: ## Generate docs/command.md, docs/oci-runtime.md, man pages and completions from the program
-	go run ./scripts/docs -markdown docs/command.md -runtime docs/oci-runtime.md -man build/man -completion build/completion
+docs: ## Generate docs/command.md, docs/oci-runtime.md, docs/differences.md, man pages and completions from the program
+	go run ./scripts/docs -markdown docs/command.md -runtime docs/oci-runtime.md -differences docs/differences.md -man build/man -completion build/completion
 
 # Where install puts things; DESTDIR is honoured.
 PREFIX ?= /usr/local

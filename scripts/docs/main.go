@@ -1,7 +1,7 @@
 // Docs writes what is said of the command from the command itself: docs/command.md, man pages, completions, and a file of settings;
-// and what becomes of a bundle's fields from their table.
+// what becomes of a bundle's fields from their table; and what differs from runc from the engines' suite's.
 //
-//	docs -markdown docs/command.md -runtime docs/oci-runtime.md -man build/man -completion build/completion -settings build/config.toml
+//	docs -markdown docs/command.md -runtime docs/oci-runtime.md -differences docs/differences.md -man build/man -completion build/completion -settings build/config.toml
 package main
 
 import (
@@ -30,6 +30,7 @@ var templateText string
 func main() {
 	markdown := flag.String("markdown", "", "write the documentation to this `file`")
 	runtime := flag.String("runtime", "", "write what becomes of a bundle's fields to this `file`")
+	differences := flag.String("differences", "", "write what differs from runc under Docker and Podman to this `file`")
 	man := flag.String("man", "", "write man pages to this `directory`")
 	completion := flag.String("completion", "", "write completions to this `directory`")
 	settings := flag.String("settings", "", "write a configuration file with every setting to this `file`")
@@ -39,6 +40,13 @@ func main() {
 		text, err := commandMarkdown(cli.Command())
 		if err == nil {
 			err = os.WriteFile(*markdown, text, 0o644)
+		}
+		errs = append(errs, err)
+	}
+	if *differences != "" {
+		text, err := differencesMarkdown()
+		if err == nil {
+			err = os.WriteFile(*differences, text, 0o644)
 		}
 		errs = append(errs, err)
 	}

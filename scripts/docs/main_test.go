@@ -11,31 +11,26 @@ import (
 	"github.com/runcvm/runcvm/internal/cli"
 )
 
-func TestTheDocumentationIsWhatTheCommandSays(t *testing.T) {
-	want, err := commandMarkdown(cli.Command())
-	if err != nil {
-		t.Fatal(err)
-	}
-	have, err := os.ReadFile("../../docs/command.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(want, have) {
-		t.Error("docs/command.md is not what the commands, flags and settings say now (or was in conflict): run \"make docs\" and commit it")
-	}
-}
-
-func TestTheDocumentationOfBundlesIsTheirTable(t *testing.T) {
-	want, err := runtimeMarkdown()
-	if err != nil {
-		t.Fatal(err)
-	}
-	have, err := os.ReadFile("../../docs/oci-runtime.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(want, have) {
-		t.Error("docs/oci-runtime.md is not what internal/bundle's table says now (or was in conflict): run \"make docs\" and commit it")
+func TestTheDocumentationIsWhatItIsMadeOf(t *testing.T) {
+	for file, made := range map[string]struct {
+		of   string
+		text func() ([]byte, error)
+	}{
+		"command.md":     {"the commands, flags and settings", func() ([]byte, error) { return commandMarkdown(cli.Command()) }},
+		"oci-runtime.md": {"internal/bundle's table", runtimeMarkdown},
+		"differences.md": {"test/engines' table of differences", differencesMarkdown},
+	} {
+		want, err := made.text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		have, err := os.ReadFile("../../docs/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(want, have) {
+			t.Errorf("docs/%s is not what %s says now (or was in conflict): run \"make docs\" and commit it", file, made.of)
+		}
 	}
 }
 

@@ -62,7 +62,7 @@ var (
 // runtimes are those under which the table is run.
 var runtimes = []string{engine.Runc, engine.RunCVM}
 
-func runCase(t *testing.T, e *engine.Engine, runtime string, c testCase, l differences) {
+func runCase(t *testing.T, e *engine.Engine, runtime string, c testCase, l table) {
 	if len(c.kinds) > 0 && !slices.Contains(c.kinds, e.Kind) {
 		return
 	}
@@ -99,7 +99,7 @@ func runCase(t *testing.T, e *engine.Engine, runtime string, c testCase, l diffe
 var serial atomic.Int32
 
 // runStep says whether the case may go on.
-func runStep(t *testing.T, e *engine.Engine, runtime, name string, i int, s step, l differences) bool {
+func runStep(t *testing.T, e *engine.Engine, runtime, name string, i int, s step, l table) bool {
 	deadline := time.Now().Add(harness.Patience)
 	began := time.Now()
 	for {

@@ -124,13 +124,11 @@ var cases = []testCase{
 		{run: `run --rm --name @ IMAGE sh -c 'wget -q -O - http://outside.example/; wget -q -O - http://198.18.0.1/; wget -q -O - http://tcp.example/'`,
 			out: "hello from outside to *\nhello from outside to 198.18.0.2\nhello from outside to *"},
 	}},
-	{name: "killed", steps: []step{
-		{run: "run -d --name @ IMAGE sh -c 'echo started; echo written >>/file; sync; cat /file; sleep 1000'", out: "*"},
-		{name: "logs", run: "logs @", out: "started\nwritten", until: true},
-		{name: "kill -9 of the container's process", host: "kill -9 $(ENGINE inspect -f '{{.State.Pid}}' @)"},
-		{name: "inspect", run: "inspect -f '{{.State.Status}} {{.State.ExitCode}}' @", out: "exited 137", until: true},
-		{name: "start", run: "start @", out: "*"},
-		{name: "logs of both lives", run: "logs @", out: "started\nwritten\nstarted\nwritten\nwritten", until: true},
+	{name: "ipv6", steps: []step{
+		{run: "network create --ipv6 --subnet SUBNET4 --subnet SUBNET6 @", out: "*"},
+		{run: `run -d --name @ --network @ IMAGE sh -c 'wget -q -O - http://[fd00:198::1]/; wget -q -O - http://outside6.example/; echo hello >/tmp/index.html; exec httpd -f -p [::]:8080 -h /tmp'`, out: "*"},
+		{name: "to the outside", run: "logs @", out: "hello from outside to fd00:198::2\nhello from outside to fd00:198::2", until: true},
+		{name: "from the host", host: `busybox wget -q -O - http://[$(ENGINE inspect -f '{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}' @)]:8080/`, out: "hello", until: true},
 	}},
 	{name: "copy", steps: []step{
 		{name: "create", run: "create --name @ IMAGE sh -c 'cat /copied'", out: "*"},

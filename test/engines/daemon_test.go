@@ -61,9 +61,14 @@ func killDaemon(t *testing.T, e *engine.Engine, runtime string, live bool) {
 	if got := state(); got != "running 0" {
 		t.Fatalf("after the daemon's death the container is %s", got)
 	}
+	followed := make(chan string, 1)
+	go func() { followed <- e.Run("logs", "-f", name).Stdout }()
 	e.MustRun("exec", name, "touch", "/go")
 	logs("up\nwent on\n")
 	e.MustRun("stop", name)
+	if got, want := <-followed, "up\nwent on\nbye\n"; got != want {
+		t.Errorf("logs -f had %q, want %q", got, want)
+	}
 	if got := state(); got != "exited 3" {
 		t.Errorf("after stop the container is %s, want exited 3", got)
 	}

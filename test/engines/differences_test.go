@@ -3,50 +3,36 @@
 package engines
 
 import (
-	_ "embed"
-	"encoding/json"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/runcvm/runcvm/test/engines/differences"
 	"github.com/runcvm/runcvm/test/engines/engine"
 )
 
-// difference is one thing that is not under RunCVM as it is under runc.
+// difference is a row of the table, and whether it was met.
 type difference struct {
-	// Case and Step tell where, What which of "exit code", "stdout" and "stderr".
-	Case string `json:"case"`
-	Step string `json:"step"`
-	What string `json:"what"`
-	// Engines are those where it shows, separated by |; all where it is empty.
-	Engines string `json:"engines,omitempty"`
-	// RunCVM is what is there in place of what the step wants; * stands for anything.
-	RunCVM string `json:"runcvm"`
-	Reason string `json:"reason"`
-
+	differences.Difference
 	used, ran bool
 }
 
-// differences is the table, and which of its rows were met.
-type differences struct {
+// table is the table of differences.
+type table struct {
 	mu  *sync.Mutex
 	all []*difference
 }
 
-//go:embed testdata/differences.json
-var differencesFile []byte
-
-func readDifferences(t *testing.T) differences {
+func readDifferences(t *testing.T) table {
 	t.Helper()
-	l := differences{mu: new(sync.Mutex)}
-	if err := json.Unmarshal(differencesFile, &l.all); err != nil {
-		t.Fatalf("testdata/differences.json: %v", err)
+	rows, err := differences.Read()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, d := range l.all {
-		if d.Reason == "" {
-			t.Errorf("testdata/differences.json: %s, %s has no reason", d.Case, d.Step)
-		}
+	l := table{mu: new(sync.Mutex)}
+	for _, row := range rows {
+		l.all = append(l.all, &difference{Difference: row})
 	}
 	return l
 }
@@ -56,7 +42,7 @@ func (d *difference) on(kind engine.Kind) bool {
 }
 
 // ran notes that a case was run.
-func (l differences) ran(name string, kind engine.Kind, runtime string) {
+func (l table) ran(name string, kind engine.Kind, runtime string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, d := range l.all {
@@ -65,7 +51,7 @@ func (l differences) ran(name string, kind engine.Kind, runtime string) {
 }
 
 // explains says whether a row of the table tells of what was found, and notes that it was.
-func (l differences) explains(name, step string, kind engine.Kind, runtime string, f finding) bool {
+func (l table) explains(name, step string, kind engine.Kind, runtime string, f finding) bool {
 	if runtime != engine.RunCVM {
 		return false
 	}
@@ -81,7 +67,7 @@ func (l differences) explains(name, step string, kind engine.Kind, runtime strin
 }
 
 // explained says whether the table tells of everything that was found.
-func (l differences) explained(name, step string, kind engine.Kind, runtime string, found []finding) bool {
+func (l table) explained(name, step string, kind engine.Kind, runtime string, found []finding) bool {
 	for _, f := range found {
 		if !l.explains(name, step, kind, runtime, f) {
 			return false
@@ -90,11 +76,11 @@ func (l differences) explained(name, step string, kind engine.Kind, runtime stri
 	return true
 }
 
-func (l differences) reportUnused(t *testing.T) {
+func (l table) reportUnused(t *testing.T) {
 	t.Helper()
 	for _, d := range l.all {
 		if d.ran && !d.used {
-			t.Errorf("testdata/differences.json: nothing differs in the %s of %s, %s: take the row out", d.What, d.Case, d.Step)
+			t.Errorf("differences.json: nothing differs in the %s of %s, %s: take the row out", d.What, d.Case, d.Step)
 		}
 	}
 }

@@ -1,3 +1,3 @@
 // Package engines runs one table of cases with Docker and Podman, under runc and under RunCVM. In what the two differ stands in
-// testdata/differences.json, which must be exactly what the tests find.
+// differences/differences.json, which must be exactly what the tests find.
 package engines

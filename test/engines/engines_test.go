@@ -23,7 +23,7 @@ func allEngines() bool { return os.Getenv("RUNCVM_TEST_ENGINES") == "all" }
 
 // TestEngines runs the table of cases with each engine, under RunCVM and under runc as the control.
 func TestEngines(t *testing.T) {
-	differences := readDifferences(t)
+	found := readDifferences(t)
 	for _, kind := range kinds() {
 		t.Run(string(kind), func(t *testing.T) {
 			e := engine.New(t, kind, engine.Options{})
@@ -37,14 +37,15 @@ func TestEngines(t *testing.T) {
 						for _, c := range cases {
 							t.Run(c.name, func(t *testing.T) {
 								t.Parallel()
-								runCase(t, e, runtime, c, differences)
+								runCase(t, e, runtime, c, found)
 							})
 						}
 					})
 					for _, x := range []struct {
 						name string
 						run  func(*testing.T, *engine.Engine, string)
-					}{{"together", testTogether}, {"nginx", testNginx}, {"new content", testNewContent}, {"cycles", testCycles}, {"left", testLeft}} {
+					}{{"together", testTogether}, {"nginx", testNginx}, {"new content", testNewContent}, {"second container", testSecondContainer},
+						{"death", testDeath}, {"cycles", testCycles}, {"left", testLeft}} {
 						if x.name == "together" && runtime == engine.RunCVM && !allEngines() {
 							continue // so many emulated guests take minutes
 						}
@@ -55,6 +56,6 @@ func TestEngines(t *testing.T) {
 		})
 	}
 	if !t.Failed() {
-		differences.reportUnused(t)
+		found.reportUnused(t)
 	}
 }

@@ -14,12 +14,12 @@ import (
 
 // withSystemd are the cases in which the driver of cgroups matters. Docker loses runc's report of a lack of memory now and then, as
 // systemd removes the cgroup at once, and on cgroup v1 its top lists nothing of runc's: the control does without these.
-var withSystemd = map[string][]string{engine.Runc: {"run", "killed"}, engine.RunCVM: {"run", "killed", "life", "oom"}}
+var withSystemd = map[string][]string{engine.Runc: {"run", "restart-policy"}, engine.RunCVM: {"run", "restart-policy", "life", "oom"}}
 
 // TestSystemd runs those cases of the table with engines that let systemd make cgroups, on a host whose init it is, and looks at the
 // scope of a container.
 func TestSystemd(t *testing.T) {
-	differences := readDifferences(t)
+	found := readDifferences(t)
 	for _, kind := range kinds() {
 		if kind == engine.Podman && !allEngines() {
 			continue // for the sake of time
@@ -34,7 +34,7 @@ func TestSystemd(t *testing.T) {
 							if slices.Contains(withSystemd[runtime], c.name) {
 								t.Run(c.name, func(t *testing.T) {
 									t.Parallel()
-									runCase(t, e, runtime, c, differences)
+									runCase(t, e, runtime, c, found)
 								})
 							}
 						}

@@ -98,6 +98,33 @@ func (e *Engine) runtimes() map[string]string {
 	return map[string]string{Runc: filepath.Join(programs(e.t), "runc"), RunCVM: filepath.Join(harness.Bin(e.t), "runcvm")}
 }
 
+// ImageDisks lists RunCVM's image disks: a line each with inode, time of the last change, and name.
+func (e *Engine) ImageDisks() string {
+	e.t.Helper()
+	out, err := e.Host.Run("find", filepath.Join(e.RunCVMDir(), "data", "disks"), "-name", "*.erofs", "-printf", "%i %T@ %f\n")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return out
+}
+
+// ContainerPid is a container's process, as the machine sees it.
+func (e *Engine) ContainerPid(name string) int {
+	e.t.Helper()
+	inside := e.MustRun("inspect", "-f", "{{.State.Pid}}", name)
+	for pid := range e.Processes() {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		for line := range strings.Lines(string(status)) {
+			// One column for each pid namespace from the machine's to the innermost.
+			if f := strings.Fields(line); len(f) > 2 && f[0] == "NSpid:" && f[2] == inside {
+				return pid
+			}
+		}
+	}
+	e.t.Fatalf("no process of the host has the pid %s there, which %s of %s has", inside, name, e.Kind)
+	return 0
+}
+
 // Command prepares a command of the engine.
 func (e *Engine) Command(ctx context.Context, args ...string) *exec.Cmd {
 	if e.Kind == Podman {

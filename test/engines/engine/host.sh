@@ -65,7 +65,8 @@ exec 1>&-
 if [[ $init == systemd ]]; then
   # Nobody but systemd itself can end it from in here; this signal is its "poweroff at once" (systemd(1)).
   exec 3<&0
-  { read -r _ || true; kill -s SIGRTMIN+14 1; } <&3 &
+  # It outlives signals to the test's process group.
+  { trap '' TERM INT HUP; read -r _ || true; kill -s SIGRTMIN+14 1; } <&3 &
   exec 3<&-
   # Nothing that systemd starts on a machine may run here: disks, devices, /tmp and the kernel's settings are the machine's.
   mkdir -p /run/systemd/system-generators /etc/systemd/system

@@ -14,11 +14,13 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Addresses of the neighbour of each host, and names that its name server knows. The answer for TCPName comes by TCP only.
+// Addresses of the neighbour of each host, and names that its name server knows: IPv6Name has no IPv4 address, and the answer for
+// TCPName comes by TCP only.
 const (
 	Outside4    = "198.18.0.1"
 	Outside6    = "fd00:198::1"
 	OutsideName = "outside.example"
+	IPv6Name    = "outside6.example"
 	TCPName     = "tcp.example"
 )
 
@@ -108,11 +110,11 @@ func answer(question []byte, tcp bool) []byte {
 		RecursionAvailable: true}, Questions: []dnsmessage.Question{q}}
 	resource := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
 	switch name := strings.TrimSuffix(strings.ToLower(q.Name.String()), "."); {
-	case name != OutsideName && name != TCPName:
+	case name != OutsideName && name != IPv6Name && name != TCPName:
 		reply.RCode = dnsmessage.RCodeNameError
 	case name == TCPName && !tcp:
 		reply.Truncated = true
-	case q.Type == dnsmessage.TypeA:
+	case q.Type == dnsmessage.TypeA && name != IPv6Name:
 		reply.Answers = []dnsmessage.Resource{{Header: resource, Body: &dnsmessage.AResource{A: netip.MustParseAddr(Outside4).As4()}}}
 	case q.Type == dnsmessage.TypeAAAA:
 		reply.Answers = []dnsmessage.Resource{{Header: resource, Body: &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(Outside6).As16()}}}
