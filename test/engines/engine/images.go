@@ -24,10 +24,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Busybox is the name of an image of Debian's static busybox and udpecho, of some 4 MiB; Nginx of the same with Debian's nginx as its command.
+// Busybox is the name of an image of Debian's static busybox and udpecho, of some 4 MiB; Nginx of the same with Debian's nginx as its
+// command; Docker of the same with Debian's Docker, of some 200 MiB.
 const (
 	Busybox = "registry.test/busybox:1"
 	Nginx   = "registry.test/nginx:1"
+	Docker  = "registry.test/docker:1"
 )
 
 // archive is a docker-archive, which Debian's Docker can load, made once for all tests of a process.
@@ -43,6 +45,7 @@ var (
 	archives = map[string]*archive{
 		Busybox: {make: busybox},
 		Nginx:   {make: nginx},
+		Docker:  {make: docker},
 	}
 )
 
@@ -168,26 +171,67 @@ func configured(img v1.Image, config v1.Config) (v1.Image, error) {
 // nginx is the machine's own, which Debian's package has put there, with the libraries that it is linked with.
 func nginx() (v1.Image, error) {
 	const program = "/usr/sbin/nginx"
-	libraries, err := exec.Command("ldd", program).Output()
-	if err != nil {
-		return nil, fmt.Errorf("ldd %s: %w: run make setup", program, err)
-	}
 	files := map[string]string{"/etc/nginx.conf": nginxConfig, "/www/index.html": NginxPage}
-	for _, path := range append(strings.Fields(string(libraries)), program) {
-		if !strings.HasPrefix(path, "/") {
-			continue
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		files[path] = string(b)
+	if err := addPrograms(files, program); err != nil {
+		return nil, err
 	}
 	img, err := BusyboxImage(files)
 	if err != nil {
 		return nil, err
 	}
 	return configured(img, v1.Config{Cmd: []string{program, "-e", "stderr", "-c", "/etc/nginx.conf"}, Env: []string{"PATH=/bin"}})
+}
+
+// addPrograms adds the machine's programs with the libraries that they are linked with.
+func addPrograms(files map[string]string, programs ...string) error {
+	for _, program := range programs {
+		// It has a status of its own for a static one, of which it says nothing else.
+		libraries, err := exec.Command("ldd", program).Output()
+		if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+			return err
+		}
+		for _, path := range append(strings.Fields(string(libraries)), program) {
+			if !strings.HasPrefix(path, "/") {
+				continue
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return fmt.Errorf("%w: run make setup", err)
+			}
+			files[path] = string(b)
+		}
+	}
+	return nil
+}
+
+// docker is Debian's Docker in an image: daemon, client, what they start, and busybox as the root of an image to be.
+func docker() (v1.Image, error) {
+	files := map[string]string{}
+	if err := addPrograms(files, "/usr/sbin/dockerd", "/usr/bin/docker", "/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2",
+		"/usr/sbin/runc", "/usr/sbin/xtables-nft-multi"); err != nil {
+		return nil, err
+	}
+	// One program by many names.
+	for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables"} {
+		files["/usr/sbin/"+name] = files["/usr/sbin/xtables-nft-multi"]
+	}
+	matches, err := filepath.Glob("/usr/lib/x86_64-linux-gnu/xtables/*.so")
+	if err != nil {
+		return nil, err
+	}
+	if err := addPrograms(files, matches...); err != nil {
+		return nil, err
+	}
+	if err := addPrograms(files, "/bin/busybox"); err != nil {
+		return nil, err
+	}
+	files["/inner/busybox"] = files["/bin/busybox"]
+	delete(files, "/bin/busybox") // is there already
+	img, err := BusyboxImage(files)
+	if err != nil {
+		return nil, err
+	}
+	return configured(img, v1.Config{Cmd: []string{"sh"}, Env: []string{"PATH=/bin:/usr/bin:/usr/sbin"}})
 }
 
 // NginxPage is what Nginx serves.
