@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -52,6 +54,10 @@ func (a *app) signal(ctx context.Context, e *container.Entry, signal unix.Signal
 	}
 	return a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) error {
 		_, err := c.Bundle.KillBundle(ctx, &api.KillBundleRequest{Signal: uint32(signal), All: all})
+		if grpcstatus.Code(err) == codes.FailedPrecondition {
+			// The process has ended and its guest not yet. Engines know that by these words only.
+			return errNotRunning
+		}
 		return err
 	})
 }
