@@ -3,7 +3,10 @@ module github.com/runcvm/runcvm/test/runtime-tools
 
 go 1.26.8
 
-require github.com/xeipuuv/gojsonschema v1.2.0
+require (
+	github.com/opencontainers/runtime-spec v1.1.0
+	github.com/xeipuuv/gojsonschema v1.2.0
+)
 
 require (
 	github.com/google/uuid v1.3.0 // indirect
@@ -13,7 +16,6 @@ require (
 	github.com/moby/sys/capability v0.4.0 // indirect
 	github.com/moby/sys/mountinfo v0.7.2 // indirect
 	github.com/mrunalp/fileutils v0.5.0 // indirect
-	github.com/opencontainers/runtime-spec v1.1.0 // indirect
 	github.com/opencontainers/runtime-tools v0.9.1-0.20250523060157-0ea5ed0382a2 // indirect
 	github.com/opencontainers/selinux v1.9.1 // indirect
 	github.com/sirupsen/logrus v1.8.1 // indirect

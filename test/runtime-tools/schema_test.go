@@ -1,14 +1,13 @@
 package runtimetools
 
 import (
-	"bytes"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/xeipuuv/gojsonschema"
 )
 
@@ -56,34 +55,6 @@ func TestWhatIsPrintedMatchesTheSchemas(t *testing.T) {
 	}
 	matches(t, "config-schema.json", config)
 
-	var spec map[string]any
-	d := json.NewDecoder(bytes.NewReader(config))
-	d.UseNumber() // some are larger than a float64 holds
-	if err := d.Decode(&spec); err != nil {
-		t.Fatal(err)
-	}
-	spec["process"].(map[string]any)["terminal"] = false
-	spec["annotations"] = map[string]any{"org.example": "x"}
-	if config, err = json.Marshal(spec); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("sh", "-c", "mkdir -p "+dir+"/rootfs && tar -xf "+module(t)+"/rootfs-amd64.tar.gz -C "+dir+"/rootfs").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	create := exec.Command(rt, "create", "--bundle", dir, "schema")
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	create.Stdout, create.Stderr = log, log
-	if err := create.Run(); err != nil {
-		text, _ := os.ReadFile(log.Name())
-		t.Fatalf("create: %v\n%s", err, text)
-	}
-	defer ask(t, rt, dir, "delete", "--force", "schema")
-	matches(t, "state-schema.json", ask(t, rt, dir, "state", "schema"))
+	c := create(t, rt, "schema", func(s *specs.Spec) { s.Annotations = map[string]string{"org.example": "x"} })
+	matches(t, "state-schema.json", ask(t, rt, c.dir, "state", c.id))
 }

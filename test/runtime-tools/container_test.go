@@ -1,0 +1,119 @@
+package runtimetools
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// container is one that a test has made.
+type container struct {
+	t           *testing.T
+	rt, id, dir string
+}
+
+// create makes a container of what the runtime's spec gives, with runtime-tools' root, and what edit changes. Its output goes to a file.
+func create(t *testing.T, rt, id string, edit func(*specs.Spec)) *container {
+	t.Helper()
+	c := &container{t, rt, id, t.TempDir()}
+	ask(t, rt, c.dir, "spec")
+	config := filepath.Join(c.dir, "config.json")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(text, &spec); err != nil {
+		t.Fatal(err)
+	}
+	spec.Process.Terminal, spec.Root.Readonly = false, false
+	edit(&spec)
+	if text, err = json.Marshal(spec); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(c.dir, spec.Root.Path)
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("tar", "-xf", filepath.Join(module(t), "rootfs-amd64.tar.gz"), "-C", root).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	output, err := os.Create(filepath.Join(c.dir, "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	cmd := exec.Command(rt, "create", "--bundle", c.dir, id)
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("create: %v\n%s", err, c.output())
+	}
+	t.Cleanup(func() { ask(t, rt, c.dir, "delete", "--force", id) })
+	return c
+}
+
+// output is what the container has written so far.
+func (c *container) output() string {
+	text, err := os.ReadFile(filepath.Join(c.dir, "output"))
+	if err != nil {
+		c.t.Error(err)
+	}
+	return string(text)
+}
+
+// do runs a verb of the runtime's on the container.
+func (c *container) do(verb string, args ...string) {
+	c.t.Helper()
+	ask(c.t, c.rt, c.dir, append([]string{verb, c.id}, args...)...)
+}
+
+// refuses runs a verb that is to fail, and change nothing of the container's state.
+func (c *container) refuses(verb string, args ...string) {
+	c.t.Helper()
+	before := c.state()
+	cmd := exec.Command(c.rt, append([]string{verb, c.id}, args...)...)
+	if out, err := cmd.CombinedOutput(); err == nil {
+		c.t.Errorf("%s of a container that is %s succeeded\n%s", verb, before.Status, out)
+	}
+	if after := c.state(); after.Status != before.Status || after.Pid != before.Pid {
+		c.t.Errorf("%s of a container that is %s made it %s", verb, before.Status, after.Status)
+	}
+}
+
+func (c *container) state() specs.State {
+	c.t.Helper()
+	var s specs.State
+	if err := json.Unmarshal(ask(c.t, c.rt, c.dir, "state", c.id), &s); err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+// await waits for something about the container.
+func (c *container) await(what string, there func() bool) {
+	c.t.Helper()
+	for end := time.Now().Add(deadline); !there(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			c.t.Fatalf("%s was not there after %v; the container said:\n%s", what, deadline, c.output())
+		}
+	}
+}
+
+func (c *container) awaitOutput(text string) {
+	c.t.Helper()
+	c.await(text, func() bool { return strings.Contains(c.output(), text) })
+}
+
+func (c *container) awaitStopped() {
+	c.t.Helper()
+	c.await("its end", func() bool { return c.state().Status == specs.StateStopped })
+}
