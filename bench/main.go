@@ -62,7 +62,7 @@ func main() {
 	flag.IntVar(&o.starts, "starts", 11, "starts in row host-work")
 	flag.IntVar(&o.execs, "execs", 20, "execs in row exec")
 	flag.IntVar(&o.builds, "builds", 5, "pairs in each of the rows layers, directory and pull")
-	flag.IntVar(&o.transfers, "transfers", 21, "pairs for each result of row redirect")
+	flag.IntVar(&o.transfers, "transfers", 101, "pairs for each result of row redirect")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
