@@ -55,11 +55,15 @@ func (vm *VM) watchTimer() {
 
 // restart resets the machine, which for any other reset ends.
 func (vm *VM) restart(ctx context.Context) error {
-	return errors.Join(
+	err := errors.Join(
 		vm.qmp.execute(ctx, "set-action", map[string]any{"reboot": "reset"}),
 		vm.qmp.execute(ctx, "system_reset", nil),
 		vm.qmp.execute(ctx, "set-action", map[string]any{"reboot": "shutdown"}),
 	)
+	if vsock, ok := vm.spec.Vsock.(*Vsock); ok {
+		vsock.device.Restarted()
+	}
+	return err
 }
 
 // timerState is what can be said of the first processor's timer.

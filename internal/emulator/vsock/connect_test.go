@@ -229,3 +229,15 @@ func TestConnectionLimit(t *testing.T) {
 	w.silent()
 	w.open(5000)
 }
+
+func TestRestartOfTheGuestClosesConnections(t *testing.T) {
+	w := newWorld(t, linux61)
+	open, _ := w.open(5000)
+	waiting := w.dial()
+	write(t, waiting, "CONNECT 5001\n")
+	w.request(5001) // which is never answered
+	w.dev.Restarted()
+	closed(t, open)
+	closed(t, waiting)
+	w.open(5002)
+}

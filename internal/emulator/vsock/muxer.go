@@ -91,11 +91,16 @@ func (m *muxer) watchHost() error {
 	return err
 }
 
-// close ends every connection.
+// close ends every connection and lets nobody in any more.
 func (m *muxer) close() {
 	m.slow.close()
 	m.active = false
 	_ = m.watchHost() // only stops, which can't fail
+	m.closeAll()
+}
+
+// closeAll ends every connection.
+func (m *muxer) closeAll() {
 	for tok, fd := range m.locals {
 		m.closeSocket(fd, tok)
 	}

@@ -60,7 +60,7 @@ type Device struct {
 	cfg  Config
 	log  *slog.Logger
 	poll *poller
-	wake int // eventfd: Close, the end of Serve's context, or a finished connect
+	wake int // eventfd: Close, the end of Serve's context, a restart, or a finished connect
 	mux  *muxer
 	host *listener // UDSPath
 	qemu *listener // BackendSocket, until QEMU has connected
@@ -79,6 +79,7 @@ type Device struct {
 	closing  sync.Once
 	closeErr error
 	mu       sync.Mutex
+	restart  bool // the guest has restarted
 	closed   bool
 	serving  chan struct{} // closed when Serve has returned; nil before Serve
 }
@@ -189,6 +190,14 @@ func (d *Device) Serve(ctx context.Context) (err error) {
 	}
 }
 
+// Restarted says that another guest runs now, which knows of no connection: all of them are closed.
+func (d *Device) Restarted() {
+	d.mu.Lock()
+	d.restart = true
+	d.mu.Unlock()
+	d.wakeUp()
+}
+
 // Close ends Serve, waits for it, closes every connection and removes both sockets.
 func (d *Device) Close() error {
 	d.closing.Do(func() {
@@ -251,6 +260,13 @@ func (d *Device) wakeUp() {
 func (d *Device) onWake(uint32) error {
 	var b [8]byte
 	_, _ = unix.Read(d.wake, b[:]) // only resets the counter
+	d.mu.Lock()
+	restarted := d.restart
+	d.restart = false
+	d.mu.Unlock()
+	if restarted {
+		d.mux.closeAll()
+	}
 	d.mux.finishConnects()
 	return nil
 }
