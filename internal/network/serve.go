@@ -34,7 +34,7 @@ const (
 )
 
 // Serve answers the guest's questions by the namespace's resolver, and hands connections to the namespace's loopback address to the
-// guest. Call it once, when the guest has booted; Close ends it. What cannot be is in the notes that it returns.
+// guest; interfaces that come and go are told of in the log. Call it once, when the guest has booted; Close ends it. What cannot be is in the notes that it returns.
 func (b *Binding) Serve(g Guest, log *slog.Logger) (notes []string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -46,15 +46,18 @@ func (b *Binding) Serve(g Guest, log *slog.Logger) (notes []string) {
 	if b.Resolver {
 		group.Go(func() { resolve(ctx, g, log) })
 	}
+	if err := watchChanges(ctx, log); err != nil {
+		notes = append(notes, fmt.Sprintf("interfaces that come and go are not told of: %v", err))
+	}
 	loopback, err := listenLoopback()
 	if err != nil {
-		return []string{fmt.Sprintf("a connection to 127.0.0.1 of the namespace does not reach the guest: %v", err)}
+		return append(notes, fmt.Sprintf("a connection to 127.0.0.1 of the namespace does not reach the guest: %v", err))
 	}
 	b.undo.AddFunc(loopback.close)
 	for _, l := range loopback.listeners {
 		group.Go(func() { acceptLoopback(ctx, l, g, log) })
 	}
-	return nil
+	return notes
 }
 
 // resolve answers questions until ctx ends; a connection that is lost is opened again.

@@ -45,7 +45,7 @@ func TestEngines(t *testing.T) {
 						name string
 						run  func(*testing.T, *engine.Engine, string)
 					}{{"together", testTogether}, {"nginx", testNginx}, {"new content", testNewContent}, {"second container", testSecondContainer},
-						{"death", testDeath}, {"nested", testNested}, {"cycles", testCycles}, {"left", testLeft}} {
+						{"death", testDeath}, {"connect", testConnect}, {"nested", testNested}, {"cycles", testCycles}, {"left", testLeft}} {
 						if x.name == "together" && runtime == engine.RunCVM && !allEngines() {
 							continue // so many emulated guests take minutes
 						}
