@@ -20,6 +20,7 @@ import (
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/oci"
+	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
@@ -131,7 +132,7 @@ func (x *execution) started() error {
 		return x.explain(err)
 	}
 	if r := event.GetRefused(); r != nil {
-		return &exitError{errors.New(r.GetMessage()), int(r.GetCode())}
+		return &program.ExitError{Err: errors.New(r.GetMessage()), Code: int(r.GetCode())}
 	}
 	if event.GetStarted() == nil {
 		return errors.New("the monitor's answer is of an unknown kind")
@@ -187,7 +188,7 @@ func (x *execution) run(ctx context.Context, keys []byte) error {
 		return err
 	}
 	if err := <-opened; err != nil {
-		return &exitError{fmt.Errorf("exec in container %s: %w", x.entry.Name, err), monitor.ExitFailure}
+		return &program.ExitError{Err: fmt.Errorf("exec in container %s: %w", x.entry.Name, err), Code: monitor.ExitFailure}
 	}
 	return x.follow(ctx, stdio, stdin)
 }
@@ -240,7 +241,7 @@ func (x *execution) follow(ctx context.Context, stdio *sandbox.Stdio, stdin *ter
 				if err != nil {
 					text += " (" + err.Error() + ")"
 				}
-				return &exitError{errors.New(text), exitKilled}
+				return &program.ExitError{Err: errors.New(text), Code: exitKilled}
 			}
 			<-stdio.Drained()
 			return x.exited(exit, stdio.Err())
@@ -256,7 +257,7 @@ func (x *execution) exited(exit *api.ExecEvent_Exited, err error) error {
 		err = errors.New(text)
 	}
 	if err != nil {
-		return &exitError{err, int(exit.GetCode())}
+		return &program.ExitError{Err: err, Code: int(exit.GetCode())}
 	}
 	x.app.code = int(exit.GetCode())
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/runcvm/runcvm/internal/image"
+	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/registry"
 )
 
@@ -37,7 +38,7 @@ func (a *app) pullCommand() *cobra.Command {
 			}
 			if err := a.pull(ctx, ref, platform, quiet); err != nil {
 				if ctx.Err() != nil {
-					return &exitError{fmt.Errorf("pull %s: interrupted; the next pull goes on from there", ref), pullInterrupted}
+					return &program.ExitError{Err: fmt.Errorf("pull %s: interrupted; the next pull goes on from there", ref), Code: pullInterrupted}
 				}
 				return err
 			}

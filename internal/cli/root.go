@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/ocicli"
+	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/rootfs"
 )
 
@@ -37,15 +37,6 @@ type app struct {
 	// code is the exit code of a verb that has succeeded with one of its own.
 	code int
 }
-
-// exitError is an error with an exit code of its own.
-type exitError struct {
-	err  error
-	code int
-}
-
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
 
 func newApp() *app { return &app{stdout: os.Stdout, stderr: os.Stderr, flags: map[string]*string{}} }
 
@@ -75,8 +66,8 @@ func Execute(zero time.Time) int {
 		return a.code
 	}
 	a.tell(err)
-	if exit := new(exitError); errors.As(err, &exit) {
-		return exit.code
+	if exit := new(program.ExitError); errors.As(err, &exit) {
+		return exit.Code
 	}
 	return 1
 }
@@ -108,7 +99,7 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "runcvm",
 		Short:         "Run OCI containers, each in a microVM of its own",
-		Version:       version(),
+		Version:       program.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -131,14 +122,6 @@ func (a *app) root() *cobra.Command {
 		a.topCommand(), a.statsCommand(), a.inspectCommand())
 	explainUsage(root)
 	return root
-}
-
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }
 
 func (a *app) configure() error {

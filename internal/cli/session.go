@@ -11,6 +11,7 @@ import (
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/monitor/attach"
+	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
 
@@ -124,7 +125,7 @@ func sessionError(name string, err error) error {
 	case errors.Is(err, terminal.ErrDetached), errors.Is(err, terminal.ErrNotATerminal):
 		return err
 	case errors.As(err, &sig):
-		return &exitError{err, 128 + int(sig)}
+		return &program.ExitError{Err: err, Code: 128 + int(sig)}
 	case errors.Is(err, attach.ErrLost):
 		return fmt.Errorf("container %s: %w; it was killed, or it had to wait too long for its output to be taken", name, err)
 	}

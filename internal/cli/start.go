@@ -11,6 +11,7 @@ import (
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
@@ -123,8 +124,8 @@ func (a *app) startAttached(ctx context.Context, ref string, interactive bool, d
 	if isBusy(err) {
 		return a.startAttached(ctx, ref, interactive, detachKeys)
 	}
-	if exit := new(exitError); errors.As(err, &exit) {
-		return fmt.Errorf("start container %s: %w", e.Name, exit.err)
+	if exit := new(program.ExitError); errors.As(err, &exit) {
+		return fmt.Errorf("start container %s: %w", e.Name, exit.Err)
 	}
 	return err
 }

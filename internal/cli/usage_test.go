@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/runcvm/runcvm/internal/program"
 )
 
 func TestAWrongCommandLineIsToldWithItsVerbAndItsUsage(t *testing.T) {
@@ -27,8 +29,8 @@ func TestAWrongCommandLineIsToldWithItsVerbAndItsUsage(t *testing.T) {
 		root.SetArgs(strings.Fields(line))
 		root.SetOut(new(strings.Builder))
 		err, code := root.Execute(), 0
-		if exit := new(exitError); errors.As(err, &exit) {
-			code = exit.code
+		if exit := new(program.ExitError); errors.As(err, &exit) {
+			code = exit.Code
 		} else if err != nil {
 			code = 1
 		}

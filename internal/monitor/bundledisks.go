@@ -55,7 +55,7 @@ func (l *life) rootDisks(ctx context.Context, b *bundle.Bundle, undo func(func()
 		return err
 	}
 	defer root.Close()
-	cache, err := rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
+	cache, err := l.imageDisks()
 	if err != nil {
 		return err
 	}

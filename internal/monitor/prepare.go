@@ -196,6 +196,11 @@ func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error 
 	return l.writableDisk(ctx)
 }
 
+// imageDisks is the cache of the disks that containers share.
+func (l *life) imageDisks() (*rootfs.Cache, error) {
+	return rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
+}
+
 // image is the one that the container was made of, whatever its name means by now. The container holds it.
 func (l *life) image(ctx context.Context, store *image.Store) (image.Image, error) {
 	path := l.path(container.ImageFile)
@@ -211,7 +216,7 @@ func (l *life) image(ctx context.Context, store *image.Store) (image.Image, erro
 
 func (l *life) imageDisk(ctx context.Context, store *image.Store) error {
 	defer l.timeline.Phase("image-disk")()
-	cache, err := rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
+	cache, err := l.imageDisks()
 	if err != nil {
 		return err
 	}

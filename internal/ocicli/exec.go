@@ -14,6 +14,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/bundle"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -36,7 +37,7 @@ func (a *app) execCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := a.exec(cmd.Context(), args[0], args[1:], f, cmd.Flags().Changed("no-new-privs"))
 			if err != nil {
-				return &exitError{fmt.Errorf("exec failed: %w", err), exitExecFailed}
+				return &program.ExitError{Err: fmt.Errorf("exec failed: %w", err), Code: exitExecFailed}
 			}
 			return nil
 		},

@@ -22,6 +22,7 @@ import (
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
@@ -175,7 +176,7 @@ func (a *app) execHere(ctx context.Context, x *execution, _ *container.Entry, f 
 		return err
 	}
 	if a.code, err = r.live(ctx, signals); err != nil {
-		return &exitError{err, a.code}
+		return &program.ExitError{Err: err, Code: a.code}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/oci"
+	"github.com/runcvm/runcvm/internal/program"
 )
 
 func (a *app) featuresCommand() *cobra.Command {
@@ -54,7 +55,7 @@ func featuresOf() *features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
-		Annotations: map[string]string{"dev.runcvm.version": version()},
+		Annotations: map[string]string{"dev.runcvm.version": program.Version()},
 	}
 }
 

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/moby/sys/signal"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -71,14 +71,11 @@ func parseSignal(s string) (unix.Signal, error) {
 		}
 		return unix.Signal(n), nil
 	}
-	name := strings.ToUpper(s)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
+	n, err := signal.ParseSignal(s)
+	if err != nil {
+		return 0, fmt.Errorf("unknown signal %q", s)
 	}
-	if n := unix.SignalNum(name); n != 0 {
-		return n, nil
-	}
-	return 0, fmt.Errorf("unknown signal %q", s)
+	return n, nil
 }
 
 func (a *app) deleteCommand() *cobra.Command {

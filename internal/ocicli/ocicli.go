@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/program"
 )
 
 // defaultRoot stands for the containers of whoever names no --root. It is a name only: nothing lies there.
@@ -51,15 +51,6 @@ var (
 	errNotPaused  = errors.New("container not paused")
 )
 
-// exitError is an error with an exit code of its own.
-type exitError struct {
-	err  error
-	code int
-}
-
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
-
 // Execute runs the command line and returns the exit code. zero is when the process began.
 func Execute(zero time.Time, args []string) int {
 	a := &app{zero: zero, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, flags: map[string]*string{}}
@@ -77,8 +68,8 @@ func Execute(zero time.Time, args []string) int {
 	if a.log.elsewhere() {
 		fmt.Fprintln(a.stderr, err)
 	}
-	if exit := new(exitError); errors.As(err, &exit) {
-		return exit.code
+	if exit := new(program.ExitError); errors.As(err, &exit) {
+		return exit.Code
 	}
 	return 1
 }
@@ -92,7 +83,7 @@ func (a *app) command() *cobra.Command {
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.configure(cmd) },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.Version = version()
+	root.Version = program.Version()
 	// As other runtimes have it: engines show these lines.
 	root.SetVersionTemplate("runcvm version {{.Version}}\nspec: " + specs.Version + "\n")
 	flags := root.PersistentFlags()
@@ -110,14 +101,6 @@ func (a *app) command() *cobra.Command {
 		a.deleteCommand(), a.execCommand(), a.psCommand(), a.pauseCommand(), a.resumeCommand(), a.eventsCommand(), a.updateCommand(),
 		a.featuresCommand(), a.specCommand(), refusedCommand("checkpoint"), refusedCommand("restore"))
 	return root
-}
-
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }
 
 // configure reads the settings and opens the log.
