@@ -13,10 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/filecopy"
 	"github.com/runcvm/runcvm/internal/monitor"
-	"github.com/runcvm/runcvm/internal/program"
 )
 
 func (a *app) cpCommand() *cobra.Command {
@@ -88,7 +88,7 @@ func (a *app) cp(ctx context.Context, source, dest string, o filecopy.Options, q
 	s, err := copyFiles(ctx, sourcePath, destPath, o)
 	done()
 	if ctx.Err() != nil && err != nil {
-		return &program.ExitError{Err: errors.New("interrupted: the copy is not complete"), Code: 128 + int(syscall.SIGINT)}
+		return &cmdline.ExitError{Err: errors.New("interrupted: the copy is not complete"), Code: 128 + int(syscall.SIGINT)}
 	}
 	if err != nil {
 		return err

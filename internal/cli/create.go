@@ -9,11 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/oci"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -26,7 +26,7 @@ func (a *app) createCommand() *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.request(cmd, f, args); err != nil {
-				return &program.ExitError{Err: err, Code: monitor.ExitFailure}
+				return &cmdline.ExitError{Err: err, Code: monitor.ExitFailure}
 			}
 			if err := a.ensureImage(cmd.Context(), f.request.Image, f.pull); err != nil {
 				return err

@@ -16,11 +16,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/oci"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
@@ -132,7 +132,7 @@ func (x *execution) started() error {
 		return x.explain(err)
 	}
 	if r := event.GetRefused(); r != nil {
-		return &program.ExitError{Err: errors.New(r.GetMessage()), Code: int(r.GetCode())}
+		return &cmdline.ExitError{Err: errors.New(r.GetMessage()), Code: int(r.GetCode())}
 	}
 	if event.GetStarted() == nil {
 		return errors.New("the monitor's answer is of an unknown kind")
@@ -188,7 +188,7 @@ func (x *execution) run(ctx context.Context, keys []byte) error {
 		return err
 	}
 	if err := <-opened; err != nil {
-		return &program.ExitError{Err: fmt.Errorf("exec in container %s: %w", x.entry.Name, err), Code: monitor.ExitFailure}
+		return &cmdline.ExitError{Err: fmt.Errorf("exec in container %s: %w", x.entry.Name, err), Code: monitor.ExitFailure}
 	}
 	return x.follow(ctx, stdio, stdin)
 }
@@ -241,7 +241,7 @@ func (x *execution) follow(ctx context.Context, stdio *sandbox.Stdio, stdin *ter
 				if err != nil {
 					text += " (" + err.Error() + ")"
 				}
-				return &program.ExitError{Err: errors.New(text), Code: exitKilled}
+				return &cmdline.ExitError{Err: errors.New(text), Code: exitKilled}
 			}
 			<-stdio.Drained()
 			return x.exited(exit, stdio.Err())
@@ -257,7 +257,7 @@ func (x *execution) exited(exit *api.ExecEvent_Exited, err error) error {
 		err = errors.New(text)
 	}
 	if err != nil {
-		return &program.ExitError{Err: err, Code: int(exit.GetCode())}
+		return &cmdline.ExitError{Err: err, Code: int(exit.GetCode())}
 	}
 	x.app.code = int(exit.GetCode())
 	return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/image"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/registry"
 )
 
@@ -38,7 +38,7 @@ func (a *app) pullCommand() *cobra.Command {
 			}
 			if err := a.pull(ctx, ref, platform, quiet); err != nil {
 				if ctx.Err() != nil {
-					return &program.ExitError{Err: fmt.Errorf("pull %s: interrupted; the next pull goes on from there", ref), Code: pullInterrupted}
+					return &cmdline.ExitError{Err: fmt.Errorf("pull %s: interrupted; the next pull goes on from there", ref), Code: pullInterrupted}
 				}
 				return err
 			}

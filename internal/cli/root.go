@@ -18,13 +18,13 @@ import (
 	"github.com/containerd/log"
 	"github.com/spf13/cobra"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/ocicli"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/rootfs"
 )
 
@@ -66,7 +66,7 @@ func Execute(zero time.Time) int {
 		return a.code
 	}
 	a.tell(err)
-	if exit := new(program.ExitError); errors.As(err, &exit) {
+	if exit := new(cmdline.ExitError); errors.As(err, &exit) {
 		return exit.Code
 	}
 	return 1
@@ -99,7 +99,7 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "runcvm",
 		Short:         "Run OCI containers, each in a microVM of its own",
-		Version:       program.Version(),
+		Version:       cmdline.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {

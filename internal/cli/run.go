@@ -19,9 +19,9 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
 
@@ -52,10 +52,10 @@ func (a *app) runCommandWith(f *runFlags) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.request(cmd, f, args); err != nil {
-				return &program.ExitError{Err: err, Code: monitor.ExitFailure}
+				return &cmdline.ExitError{Err: err, Code: monitor.ExitFailure}
 			}
 			if err := a.ensureImage(cmd.Context(), f.request.Image, f.pull); err != nil {
-				return &program.ExitError{Err: err, Code: monitor.ExitFailure}
+				return &cmdline.ExitError{Err: err, Code: monitor.ExitFailure}
 			}
 			if f.request.Options.Terminal && !f.request.Detach {
 				return a.runAttached(cmd.Context(), f.request, f.detachKeys)
@@ -235,7 +235,7 @@ func (a *app) run(ctx context.Context, req monitor.Request) error {
 	a.noteEmulation(req)
 	// Exactly one process holds the container's standard files: from here on that is the monitor.
 	if err := dropStdio(); err != nil {
-		return &program.ExitError{Err: err, Code: monitor.ExitFailure}
+		return &cmdline.ExitError{Err: err, Code: monitor.ExitFailure}
 	}
 	return a.waitFor(m, req)
 }

@@ -8,10 +8,10 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/attach"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
@@ -20,7 +20,7 @@ import (
 func (a *app) runAttached(ctx context.Context, req monitor.Request, detachKeys string) error {
 	keys, err := terminal.ParseDetachKeys(detachKeys)
 	if err != nil {
-		return &program.ExitError{Err: err, Code: monitor.ExitFailure}
+		return &cmdline.ExitError{Err: err, Code: monitor.ExitFailure}
 	}
 	if req.Stdin && !terminal.Is(os.Stdin) {
 		return terminal.ErrNotATerminal
@@ -36,7 +36,7 @@ func (a *app) runAttached(ctx context.Context, req monitor.Request, detachKeys s
 	a.noteEmulation(req)
 	client, err := attach.Open(m.Attached)
 	if err != nil {
-		return &program.ExitError{Err: fmt.Errorf("container %s: %w", req.Name, err), Code: monitor.ExitFailure}
+		return &cmdline.ExitError{Err: fmt.Errorf("container %s: %w", req.Name, err), Code: monitor.ExitFailure}
 	}
 	s := &session{
 		app: a, client: client, stdin: true, keys: keys, signals: signals,
@@ -48,7 +48,7 @@ func (a *app) runAttached(ctx context.Context, req monitor.Request, detachKeys s
 		return m.Detach()
 	}
 	if err := sessionError(req.Name, err); err != nil && !errors.Is(err, attach.ErrLost) {
-		return &program.ExitError{Err: err, Code: monitor.ExitFailure}
+		return &cmdline.ExitError{Err: err, Code: monitor.ExitFailure}
 	}
 	if exit.Text != "" {
 		fmt.Fprintf(a.stderr, "runcvm: container %s: %s\n", req.Name, exit.Text)
@@ -94,7 +94,7 @@ func (a *app) startError(req monitor.Request, err error) error {
 		code = start.Code
 	}
 	a.sweep(req)
-	return &program.ExitError{Err: err, Code: code}
+	return &cmdline.ExitError{Err: err, Code: code}
 }
 
 // waitFor takes over the container's exit code when its monitor has ended.

@@ -7,11 +7,11 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/monitor/attach"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
 
@@ -125,7 +125,7 @@ func sessionError(name string, err error) error {
 	case errors.Is(err, terminal.ErrDetached), errors.Is(err, terminal.ErrNotATerminal):
 		return err
 	case errors.As(err, &sig):
-		return &program.ExitError{Err: err, Code: 128 + int(sig)}
+		return &cmdline.ExitError{Err: err, Code: 128 + int(sig)}
 	case errors.Is(err, attach.ErrLost):
 		return fmt.Errorf("container %s: %w; it was killed, or it had to wait too long for its output to be taken", name, err)
 	}

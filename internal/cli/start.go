@@ -8,10 +8,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
@@ -124,7 +124,7 @@ func (a *app) startAttached(ctx context.Context, ref string, interactive bool, d
 	if isBusy(err) {
 		return a.startAttached(ctx, ref, interactive, detachKeys)
 	}
-	if exit := new(program.ExitError); errors.As(err, &exit) {
+	if exit := new(cmdline.ExitError); errors.As(err, &exit) {
 		return fmt.Errorf("start container %s: %w", e.Name, exit.Err)
 	}
 	return err

@@ -6,15 +6,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/monitor"
-	"github.com/runcvm/runcvm/internal/program"
 )
 
 // explainUsage has errors of the command line say of which verb they are and how that is used. A flag that is wrong ends with 125
 // at every verb, and a number of arguments that is wrong with 1, as with Docker.
 func explainUsage(root *cobra.Command) {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &program.ExitError{Err: usageError(cmd, err), Code: monitor.ExitFailure}
+		return &cmdline.ExitError{Err: usageError(cmd, err), Code: monitor.ExitFailure}
 	})
 	explainArguments(root)
 	root.InitDefaultHelpCmd()

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/runcvm/runcvm/internal/program"
+	"github.com/runcvm/runcvm/internal/cmdline"
 )
 
 func TestAWrongCommandLineIsToldWithItsVerbAndItsUsage(t *testing.T) {
@@ -29,7 +29,7 @@ func TestAWrongCommandLineIsToldWithItsVerbAndItsUsage(t *testing.T) {
 		root.SetArgs(strings.Fields(line))
 		root.SetOut(new(strings.Builder))
 		err, code := root.Execute(), 0
-		if exit := new(program.ExitError); errors.As(err, &exit) {
+		if exit := new(cmdline.ExitError); errors.As(err, &exit) {
 			code = exit.Code
 		} else if err != nil {
 			code = 1

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/runcvm/runcvm/internal/bundle"
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/container"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -37,7 +37,7 @@ func (a *app) execCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := a.exec(cmd.Context(), args[0], args[1:], f, cmd.Flags().Changed("no-new-privs"))
 			if err != nil {
-				return &program.ExitError{Err: fmt.Errorf("exec failed: %w", err), Code: exitExecFailed}
+				return &cmdline.ExitError{Err: fmt.Errorf("exec failed: %w", err), Code: exitExecFailed}
 			}
 			return nil
 		},

@@ -18,11 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
-	"github.com/runcvm/runcvm/internal/program"
 	"github.com/runcvm/runcvm/internal/sandbox"
 	"github.com/runcvm/runcvm/internal/terminal"
 )
@@ -176,7 +176,7 @@ func (a *app) execHere(ctx context.Context, x *execution, _ *container.Entry, f 
 		return err
 	}
 	if a.code, err = r.live(ctx, signals); err != nil {
-		return &program.ExitError{Err: err, Code: a.code}
+		return &cmdline.ExitError{Err: err, Code: a.code}
 	}
 	return nil
 }

@@ -18,9 +18,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
+	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
-	"github.com/runcvm/runcvm/internal/program"
 )
 
 // defaultRoot stands for the containers of whoever names no --root. It is a name only: nothing lies there.
@@ -68,7 +68,7 @@ func Execute(zero time.Time, args []string) int {
 	if a.log.elsewhere() {
 		fmt.Fprintln(a.stderr, err)
 	}
-	if exit := new(program.ExitError); errors.As(err, &exit) {
+	if exit := new(cmdline.ExitError); errors.As(err, &exit) {
 		return exit.Code
 	}
 	return 1
@@ -83,7 +83,7 @@ func (a *app) command() *cobra.Command {
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.configure(cmd) },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.Version = program.Version()
+	root.Version = cmdline.Version()
 	// As other runtimes have it: engines show these lines.
 	root.SetVersionTemplate("runcvm version {{.Version}}\nspec: " + specs.Version + "\n")
 	flags := root.PersistentFlags()

@@ -1,6 +1,6 @@
-// Package program is what the runcvm program's command lines have in common, the people's and an OCI runtime's. Calls are legal at any
+// Package cmdline is what the runcvm program's command lines have in common, the people's and an OCI runtime's. Calls are legal at any
 // time.
-package program
+package cmdline
 
 import "runtime/debug"
 
