@@ -20,7 +20,7 @@ func TestGuestWithoutATimerBootsAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for strings.Count(g.log(), "boots anew") < 4 {
+	for strings.Count(g.log(), "boots anew") < 8 {
 		g.console = nil
 		lose()
 		g.expect(tinyguest.Banner)
