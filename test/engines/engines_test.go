@@ -46,9 +46,6 @@ func TestEngines(t *testing.T) {
 						run  func(*testing.T, *engine.Engine, string)
 					}{{"together", testTogether}, {"nginx", testNginx}, {"new content", testNewContent}, {"second container", testSecondContainer},
 						{"death", testDeath}, {"connect", testConnect}, {"nested", testNested}, {"cycles", testCycles}, {"left", testLeft}} {
-						if x.name == "together" && runtime == engine.RunCVM && !allEngines() {
-							continue // so many emulated guests take minutes
-						}
 						t.Run(x.name, func(t *testing.T) { x.run(t, e.For(t), runtime) })
 					}
 				})
