@@ -54,12 +54,16 @@ func (a *app) signal(ctx context.Context, e *container.Entry, signal unix.Signal
 	}
 	return a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) error {
 		_, err := c.Bundle.KillBundle(ctx, &api.KillBundleRequest{Signal: uint32(signal), All: all})
-		if grpcstatus.Code(err) == codes.FailedPrecondition {
-			// The process has ended and its guest not yet. Engines know that by these words only.
-			return errNotRunning
-		}
-		return err
+		return killError(err)
 	})
+}
+
+// killError is errNotRunning where the process has ended and its guest has not yet. Engines know that by these words only.
+func killError(err error) error {
+	if grpcstatus.Code(err) == codes.FailedPrecondition {
+		return errNotRunning
+	}
+	return err
 }
 
 // parseSignal takes a signal's number, or its name with or without SIG.
