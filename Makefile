@@ -108,8 +108,8 @@ test-runtime-tools: build ## Run all validation programs of runtime-tools that a
 	$(VALIDATE) RUNCVM_TEST_RUNTIME_TOOLS_ALL=1 go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...
 
 .PHONY: test-e2e
-test-e2e: build test-programs $(ENGINES)/runc image tools-image ## Run the e2e suites on firecracker-qemu
-	$(TEST_ENV) go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
+test-e2e: build test-programs $(ENGINES)/runc image tools-image deb ## Run the e2e suites on firecracker-qemu
+	$(TEST_ENV) RUNCVM_TEST_DEB=$$(ls $(CURDIR)/bin/deb/*.deb) go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-kvm
 test-kvm: build test-programs $(ENGINES)/runc image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu

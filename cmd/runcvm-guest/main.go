@@ -27,8 +27,14 @@ func main() {
 	guest.Reboot()
 }
 
+// linked is given by the linker, as package version of the host's has it.
+var linked string
+
 // version is what the build says of itself.
 func version() string {
+	if linked != "" {
+		return linked
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		return info.Main.Version
 	}

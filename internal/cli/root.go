@@ -26,6 +26,7 @@ import (
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/ocicli"
 	"github.com/runcvm/runcvm/internal/rootfs"
+	"github.com/runcvm/runcvm/internal/version"
 )
 
 // app is what the verbs share.
@@ -99,7 +100,7 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "runcvm",
 		Short:         "Run OCI containers, each in a microVM of its own",
-		Version:       cmdline.Version(),
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {

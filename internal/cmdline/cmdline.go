@@ -2,8 +2,6 @@
 // time.
 package cmdline
 
-import "runtime/debug"
-
 // ExitError is an error with an exit code of its own.
 type ExitError struct {
 	Err  error
@@ -14,12 +12,3 @@ func (e *ExitError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the error itself.
 func (e *ExitError) Unwrap() error { return e.Err }
-
-// Version is what the build says of itself, as the commit's pseudo-version; "unknown" where it says nothing.
-func Version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
-}

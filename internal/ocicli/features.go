@@ -11,9 +11,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"github.com/spf13/cobra"
 
-	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/oci"
+	"github.com/runcvm/runcvm/internal/version"
 )
 
 func (a *app) featuresCommand() *cobra.Command {
@@ -55,7 +55,7 @@ func featuresOf() *features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
-		Annotations: map[string]string{"dev.runcvm.version": cmdline.Version()},
+		Annotations: map[string]string{"dev.runcvm.version": version.String()},
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/version"
 )
 
 // defaultRoot stands for the containers of whoever names no --root. It is a name only: nothing lies there.
@@ -83,7 +84,7 @@ func (a *app) command() *cobra.Command {
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.configure(cmd) },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.Version = cmdline.Version()
+	root.Version = version.String()
 	// As other runtimes have it: engines show these lines.
 	root.SetVersionTemplate("runcvm version {{.Version}}\nspec: " + specs.Version + "\n")
 	flags := root.PersistentFlags()
