@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/runcvm/runcvm/test/harness"
 )
 
 func TestCloseLeavesTheNamespaceAsItWas(t *testing.T) {
@@ -73,6 +75,16 @@ func TestABindingThatFailsLeavesNothing(t *testing.T) {
 	must(t, c.Do(func() error { return ip("link", "set", "zzz", "up") }))
 	// The second interface cannot be redirected, after the first was.
 	must(t, c.Do(func() error { return run("tc", "qdisc", "add", "dev", "zzz", "ingress") }))
+	// The kernel takes a moment to find that the other end is down.
+	harness.Eventually(t, harness.Soon, func() error {
+		return c.Do(func() error {
+			zzz, err := netlink.LinkByName("zzz")
+			if err == nil && zzz.Attrs().OperState != netlink.OperLowerLayerDown {
+				err = fmt.Errorf("zzz is %s", zzz.Attrs().OperState)
+			}
+			return err
+		})
+	})
 	before := state(t, c.Namespace, "eth0")
 	if _, err := tryBind(c, containerID); err == nil {
 		t.Fatal("an interface that is redirected already was bound")
