@@ -16,8 +16,8 @@ import (
 // checkKernel unpacks and checks the kernel that a start would take: in the cache where there is one, so that the next start
 // finds it there, else for the moment only.
 func checkKernel(ctx context.Context, h *host) Result {
-	const remedy = "apt-get install linux-image-cloud-amd64, or runcvm kernel import FILE, or name a kernel by kernel.path " +
-		"(RUNCVM_KERNEL): a vmlinux, a vmlinuz or its package"
+	const remedy = "apt-get install linux-image-cloud-amd64, or runcvm kernel import FILE and runcvm kernel default NAME, or name a kernel " +
+		"by kernel.path (RUNCVM_KERNEL): a vmlinux, a vmlinuz or its package"
 	cache := filepath.Join(h.cfg.DataDir, "kernels")
 	if _, err := os.Stat(cache); err != nil {
 		tmp, err := os.MkdirTemp("", "runcvm-doctor-")
@@ -72,7 +72,13 @@ func checkCrun(ctx context.Context, h *host) Result {
 	if err != nil {
 		return Result{Status: Missing, Detail: err.Error(), Remedy: remedy}
 	}
-	text, err := output(ctx, path, "--version")
+	// Even for its version it makes the directory of its containers' states, else in /run.
+	states, err := os.MkdirTemp("", "runcvm-doctor-")
+	if err != nil {
+		return Result{Status: Missing, Detail: "cannot be tried: " + err.Error(), Remedy: "let " + os.TempDir() + " be written to"}
+	}
+	defer func() { _ = os.RemoveAll(states) }()
+	text, err := outputWith(ctx, []string{"XDG_RUNTIME_DIR=" + states}, path, "--version")
 	if err != nil {
 		return Result{Status: Missing, Detail: "does not run: " + err.Error(), Remedy: remedy}
 	}

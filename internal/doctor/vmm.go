@@ -23,9 +23,15 @@ const programTimeout = 30 * time.Second
 
 // output runs a program and returns what it writes; of one that fails, its last line in the error.
 func output(ctx context.Context, program string, args ...string) (string, error) {
+	return outputWith(ctx, nil, program, args...)
+}
+
+// outputWith is output with something added to the program's environment.
+func outputWith(ctx context.Context, env []string, program string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, programTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	text := strings.TrimSpace(string(out))

@@ -127,8 +127,8 @@ func (s *system) status() string {
 	return strings.TrimSpace(s.try("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "runcvm").stdout)
 }
 
-// bookkeeping is what dpkg and apt note of what they do, and where crun, whose version doctor asks for, would have containers.
-var bookkeeping = []string{"run/crun", "var/lib/dpkg", "var/lib/apt", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/log", "etc/ld.so.cache"}
+// bookkeeping is what dpkg and apt note of what they do.
+var bookkeeping = []string{"var/lib/dpkg", "var/lib/apt", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/log", "etc/ld.so.cache"}
 
 // files are all of the system, as they are on its disk, but those of other packages and what was noted of packages.
 func (s *system) files() []string {
