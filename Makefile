@@ -133,7 +133,7 @@ fuzz: ## Run every fuzz target for FUZZTIME
 
 .PHONY: lint
 lint: ## Run golangci-lint and shellcheck
-	shellcheck -S warning .ci/run kernel/build $$(find scripts test/kvm -maxdepth 1 -type f)
+	shellcheck -S warning .ci/run kernel/build packaging/prerm packaging/postrm $$(find scripts test/kvm -maxdepth 1 -type f)
 	go tool -modfile=tools/go.mod golangci-lint run ./...
 
 .PHONY: generate
