@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/runcvm/runcvm/internal/emulator/api"
@@ -67,6 +68,7 @@ type VM struct {
 	closing chan struct{}
 	close   sync.Once
 	lost    chan error // that the guest has no timer, and gets none
+	paused  atomic.Bool
 
 	// The API asks for one thing at a time, so these need no lock.
 	node  []string // the node of each drive's file
@@ -268,10 +270,22 @@ func (vm *VM) Close() error {
 }
 
 // Pause stops the guest's vCPUs.
-func (vm *VM) Pause(ctx context.Context) error { return vm.qmp.execute(ctx, "stop", nil) }
+func (vm *VM) Pause(ctx context.Context) error {
+	err := vm.qmp.execute(ctx, "stop", nil)
+	if err == nil {
+		vm.paused.Store(true)
+	}
+	return err
+}
 
 // Resume lets them run.
-func (vm *VM) Resume(ctx context.Context) error { return vm.qmp.execute(ctx, "cont", nil) }
+func (vm *VM) Resume(ctx context.Context) error {
+	err := vm.qmp.execute(ctx, "cont", nil)
+	if err == nil {
+		vm.paused.Store(false)
+	}
+	return err
+}
 
 // CtrlAltDel presses these keys.
 func (vm *VM) CtrlAltDel(ctx context.Context) error {

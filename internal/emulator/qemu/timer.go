@@ -36,10 +36,10 @@ func (vm *VM) watchTimer() {
 		if err != nil {
 			return // QEMU has gone
 		}
-		switch timerOf(apic) {
-		case timerRuns:
+		switch state := timerOf(apic); {
+		case state == timerRuns:
 			return
-		case timerMeasured:
+		case state == timerMeasured && !vm.paused.Load(): // a paused guest measures nothing
 			looks++
 		default:
 			looks = 0
