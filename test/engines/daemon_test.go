@@ -35,15 +35,7 @@ func killDaemon(t *testing.T, e *engine.Engine, runtime string, live bool) {
 	t.Cleanup(func() { e.Run("rm", "-f", name) })
 	e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, "--stop-timeout", "60", engine.Busybox, "sh", "-c",
 		`trap "echo bye; exit 3" TERM; echo up; while :; do sleep 0.1; [ ! -f /go ] || { rm /go; echo went on; }; done`)...)
-	logs := func(want string) {
-		t.Helper()
-		harness.Eventually(t, harness.Patience, func() error {
-			if got := e.Run("logs", name).Stdout; got != want {
-				return fmt.Errorf("the log is %q, want %q", got, want)
-			}
-			return nil
-		})
-	}
+	logs := func(want string) { t.Helper(); expectLog(t, e, name, want) }
 	logs("up\n")
 	e.KillDaemon()
 	e.StartDaemon()
@@ -74,4 +66,15 @@ func killDaemon(t *testing.T, e *engine.Engine, runtime string, live bool) {
 	}
 	logs("up\nwent on\nbye\n")
 	e.CheckLeftBut(name)
+}
+
+// expectLog waits until a container's log has become what is wanted.
+func expectLog(t *testing.T, e *engine.Engine, name, want string) {
+	t.Helper()
+	harness.Eventually(t, harness.Patience, func() error {
+		if got := e.Run("logs", name).Stdout; got != want {
+			return fmt.Errorf("the log is %q, want %q", got, want)
+		}
+		return nil
+	})
 }

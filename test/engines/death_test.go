@@ -23,16 +23,7 @@ func testDeath(t *testing.T, e *engine.Engine, runtime string) {
 			t.Cleanup(func() { e.Run("rm", "-f", name) })
 			e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, engine.Busybox, "sh", "-c",
 				"echo written >>/file; sync; cat /file; while :; do sleep 1000; done; exit 0")...)
-			logs := func(want string) {
-				t.Helper()
-				harness.Eventually(t, harness.Patience, func() error {
-					if got := e.Run("logs", name).Stdout; got != want {
-						return fmt.Errorf("the log is %q, want %q", got, want)
-					}
-					return nil
-				})
-			}
-			logs("written\n")
+			expectLog(t, e, name, "written\n")
 			pid := e.ContainerPid(name)
 			victims := []int{pid}
 			if victim == "children" {
@@ -55,7 +46,7 @@ func testDeath(t *testing.T, e *engine.Engine, runtime string) {
 			})
 			e.CheckLeftBut(name)
 			e.MustRun("start", name)
-			logs("written\nwritten\nwritten\n")
+			expectLog(t, e, name, "written\nwritten\nwritten\n")
 		})
 	}
 }
