@@ -135,7 +135,7 @@ func (l *life) startDisk(ctx context.Context, undo func(func() error)) error {
 
 // makeStartDisk makes it of a bundle's root, which may be nil, and of copies.
 func (l *life) makeStartDisk(ctx context.Context, root *rootfs.BundleRoot, copies []rootfs.Copy, undo func(func() error)) error {
-	cache, err := rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
+	cache, err := l.imageDisks()
 	if err != nil {
 		return err
 	}
