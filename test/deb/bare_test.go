@@ -61,8 +61,8 @@ func TestOnABareDebian(t *testing.T) {
 func (s *system) expectDoctor(code int, lines map[string]string) {
 	s.t.Helper()
 	r := s.try("runcvm", "doctor")
-	if r.code != code || r.stderr != "" {
-		s.t.Errorf("doctor: exit code %d, want %d; %s", r.code, code, r.stderr)
+	if r.Code != code || r.Stderr != "" {
+		s.t.Errorf("doctor: exit code %d, want %d; %s", r.Code, code, r.Stderr)
 	}
 	for line, remedy := range lines {
 		status, name, _ := strings.Cut(line, " ")
@@ -70,12 +70,12 @@ func (s *system) expectDoctor(code int, lines map[string]string) {
 		if remedy != "" {
 			want += `.*\n +-> ` + regexp.QuoteMeta(remedy)
 		}
-		if !regexp.MustCompile(want).MatchString(r.stdout) {
+		if !regexp.MustCompile(want).MatchString(r.Stdout) {
 			s.t.Errorf("doctor does not say that %s, with the remedy %q", line, remedy)
 		}
 	}
 	if s.t.Failed() {
-		s.t.Fatalf("doctor says:\n%s", r.stdout)
+		s.t.Fatalf("doctor says:\n%s", r.Stdout)
 	}
 }
 
@@ -84,8 +84,8 @@ func (s *system) waitsForWhatItDependsOn() {
 	s.t.Helper()
 	r := s.try("dpkg", "--install", packageFile)
 	for _, name := range []string{"crun", "e2fsprogs"} {
-		if want := "runcvm depends on " + name; r.code == 0 || !strings.Contains(r.stderr, want) {
-			s.t.Fatalf("dpkg --install: exit code %d, without %q\n%s", r.code, want, r.stderr)
+		if want := "runcvm depends on " + name; r.Code == 0 || !strings.Contains(r.Stderr, want) {
+			s.t.Fatalf("dpkg --install: exit code %d, without %q\n%s", r.Code, want, r.Stderr)
 		}
 	}
 	s.expectDoctor(1, map[string]string{
@@ -138,8 +138,8 @@ func (s *system) followsTheRemedies() string {
 	name := strings.TrimSpace(s.run("runcvm", "kernel", "import", "/mnt")) // without --name, the release
 	s.run("runcvm", "kernel", "default", name)
 	s.expectDoctor(0, map[string]string{"found guest kernel": "", "optional Docker": "", "optional Podman": ""})
-	if r := s.try("runcvm", "config", "show"); r.code != 0 || r.stderr != "" {
-		s.t.Errorf("config show: exit code %d: %s", r.code, r.stderr)
+	if r := s.try("runcvm", "config", "show"); r.Code != 0 || r.Stderr != "" {
+		s.t.Errorf("config show: exit code %d: %s", r.Code, r.Stderr)
 	}
 	return name
 }

@@ -3,13 +3,10 @@
 package deb
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,36 +49,21 @@ func newSystem(t *testing.T) *system {
 // path is of a file of the system, as the test sees it.
 func (s *system) path(name string) string { return filepath.Join(s.root, name) }
 
-// result is how a program ended.
-type result struct {
-	stdout, stderr string
-	code           int
-}
-
 // try runs a program of the system, without an input, and with nothing of the test's environment.
-func (s *system) try(args ...string) result {
+func (s *system) try(args ...string) engine.Result {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
-	defer cancel()
-	cmd := s.Command(ctx, "env", append([]string{"-i", "HOME=/root", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
+	return s.RunInput(nil, "env", append([]string{"-i", "HOME=/root", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "chroot", s.root}, args...)...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
-		s.t.Fatalf("%s: %v", strings.Join(args, " "), err)
-	}
-	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
 // run is try of a program that is to succeed; it returns its standard output.
 func (s *system) run(args ...string) string {
 	s.t.Helper()
 	r := s.try(args...)
-	if r.code != 0 {
-		s.t.Fatalf("%s: exit code %d\n%s%s%s", strings.Join(args, " "), r.code, r.stdout, r.stderr, s.logs())
+	if r.Code != 0 {
+		s.t.Fatalf("%s: exit code %d\n%s%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr, s.logs())
 	}
-	return r.stdout
+	return r.Stdout
 }
 
 // logs are the monitors', for what they can tell of a failure.
@@ -124,7 +106,7 @@ func (s *system) bring(from, to string) {
 
 // status is dpkg's of the package, empty where it knows of none.
 func (s *system) status() string {
-	return strings.TrimSpace(s.try("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "runcvm").stdout)
+	return strings.TrimSpace(s.try("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "runcvm").Stdout)
 }
 
 // bookkeeping is what dpkg and apt note of what they do.

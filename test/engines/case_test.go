@@ -5,10 +5,8 @@ package engines
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -123,9 +121,9 @@ func (s step) result(t *testing.T, e *engine.Engine, runtime string) engine.Resu
 	t.Helper()
 	switch {
 	case s.host != "":
-		return hostCommand(t, e, s.input, "sh", "-c", s.host)
+		return e.Host.RunInput(strings.NewReader(s.input), "sh", "-c", s.host)
 	case s.outside != "":
-		return hostCommand(t, e, s.input, "ip", "netns", "exec", "outside", "sh", "-c", s.outside)
+		return e.Host.RunInput(strings.NewReader(s.input), "ip", "netns", "exec", "outside", "sh", "-c", s.outside)
 	}
 	args := words(s.run)
 	args = e.WithRuntime(runtime, args...)
@@ -135,26 +133,13 @@ func (s step) result(t *testing.T, e *engine.Engine, runtime string) engine.Resu
 	return e.RunInput(strings.NewReader(s.input), args...)
 }
 
-func hostCommand(t *testing.T, e *engine.Engine, input, name string, args ...string) engine.Result {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
-	defer cancel()
-	cmd := e.Host.Command(ctx, name, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
-	err := cmd.Run()
-	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return engine.Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
-}
-
 // atTerminal runs a command of the engine at a terminal of 33 rows and 99 columns, and types the input once something was written.
 func atTerminal(t *testing.T, e *engine.Engine, input string, args []string) engine.Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
 	cmd := e.Command(ctx, args...)
+	cmd.SysProcAttr = nil // the terminal's session is a process group of its own
 	master, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 33, Cols: 99})
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +161,9 @@ func atTerminal(t *testing.T, e *engine.Engine, input string, args []string) eng
 		}
 	}
 	_ = cmd.Wait()
+	if ctx.Err() != nil {
+		t.Errorf("%s has not ended in time; the terminal has %.4000q", strings.Join(args, " "), out.String())
+	}
 	return engine.Result{Stdout: strings.ReplaceAll(out.String(), "\r\n", "\n"), Code: cmd.ProcessState.ExitCode()}
 }
 

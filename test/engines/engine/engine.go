@@ -3,9 +3,7 @@
 package engine
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/runcvm/runcvm/test/harness"
 )
@@ -43,12 +40,6 @@ type Engine struct {
 	*Host
 	Kind   Kind
 	daemon *daemon // nil for Podman
-}
-
-// Result is how a command ended.
-type Result struct {
-	Stdout, Stderr string
-	Code           int
 }
 
 // Options are further settings of an engine.
@@ -154,19 +145,7 @@ func (e *Engine) RunInput(stdin io.Reader, args ...string) Result {
 	e.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
-	cmd := e.Command(ctx, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
-	cmd.WaitDelay = time.Second
-	err := cmd.Run()
-	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
-		e.t.Fatalf("%s %s: %v", e.Kind, strings.Join(args, " "), err)
-	}
-	if ctx.Err() != nil {
-		e.t.Errorf("%s %s has not ended within %s\nstdout: %.2000s\nstderr: %.8000s", e.Kind, strings.Join(args, " "), harness.Patience,
-			stdout.String(), stderr.String())
-	}
-	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return run(ctx, e.t, e.Command(ctx, args...), stdin)
 }
 
 // MustRun is Run that fails the test unless the command succeeds. It returns the trimmed standard output.
