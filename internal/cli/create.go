@@ -55,7 +55,7 @@ func (a *app) create(ctx context.Context, req monitor.Request) error {
 	record := container.Record{
 		ID: req.ID, Name: req.Name, Image: req.Image, ImageDigest: img.Digest.String(), Command: spec.Args,
 		Created: time.Now(), State: string(sandbox.Created), Remove: req.Remove,
-		Labels: monitor.Labels(img, req.Options),
+		Labels: oci.Labels(img.Config.Config, req.Options),
 	}
 	h, err := a.containers().Create(ctx, record)
 	if err != nil {

@@ -80,16 +80,11 @@ func (s *controlServer) SendSignal(ctx context.Context, r *api.SendSignalRequest
 	}
 	signal := int(r.GetSignal())
 	send := l.signal
-	if ends := signal == int(syscall.SIGKILL) || !l.namesStopSignal() || signal == int(l.prep.spec.StopSignal); ends {
+	if ends := signal == int(syscall.SIGKILL) || !l.prep.spec.NamesStopSignal || signal == int(l.prep.spec.StopSignal); ends {
 		s.m.cancelRestarts()
 		send = l.signalToEnd
 	}
 	return &api.SendSignalResponse{}, refuse(send(ctx, signal))
-}
-
-// namesStopSignal says whether the container has a stop signal of its own.
-func (l *life) namesStopSignal() bool {
-	return l.req.Options.StopSignal != "" || l.prep.image.Config.Config.StopSignal != ""
 }
 
 // Restart implements api.ControlService.

@@ -22,6 +22,7 @@ import (
 type life struct {
 	*monitor
 	timeline  *timeline.Recorder
+	source    source
 	prep      prepared
 	container *sandbox.Container
 	// network is nil where the guest has none.
@@ -36,7 +37,9 @@ type life struct {
 
 // newLife returns a life that has not begun; zero is when it was asked for.
 func (m *monitor) newLife(zero time.Time) *life {
-	return &life{monitor: m, timeline: timeline.New(zero)}
+	l := &life{monitor: m, timeline: timeline.New(zero)}
+	l.source = newSource(l)
+	return l
 }
 
 // begin brings the container up. After an error nothing of this life is left but what is to be kept of any: disk and logs.
@@ -55,7 +58,7 @@ func (l *life) begin(ctx context.Context) error {
 func (l *life) runs() {
 	l.began = time.Now()
 	l.server.container.Store(l.container)
-	l.server.processes.use(l.name(), l.container, l.further())
+	l.server.processes.use(l.name(), l.container, l.source.further())
 	l.life.Store(l)
 	l.update(func(r *container.Record) {
 		r.State, r.Started = string(sandbox.Running), l.began
@@ -118,7 +121,7 @@ func (l *life) boot(ctx context.Context, undo *cleanup.Stack) (err error) {
 	if err := l.bindNetwork(ctx, undo); err != nil {
 		return err
 	}
-	if err := l.startDisk(ctx, undo.AddFunc); err != nil {
+	if err := l.source.startDisk(ctx, undo.AddFunc); err != nil {
 		return err
 	}
 	files := l.prep.files()

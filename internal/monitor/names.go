@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -118,30 +117,4 @@ func (l *life) resolver() (hostfiles.Resolver, error) {
 		l.logger.Warn("the container has no name server: the host's is at a loopback address, or there is none; --dns names one")
 	}
 	return r, nil
-}
-
-// startDisk makes the disk of a start: what the host has for the container at this moment.
-func (l *life) startDisk(ctx context.Context, undo func(func() error)) error {
-	if l.prep.bundle != nil {
-		return l.bundleStartDisk(ctx, undo)
-	}
-	copies, err := l.writeNames()
-	if err != nil || copies == nil {
-		return err
-	}
-	defer l.timeline.Phase("start-disk")()
-	return l.makeStartDisk(ctx, nil, copies, undo)
-}
-
-// makeStartDisk makes it of a bundle's root, which may be nil, and of copies.
-func (l *life) makeStartDisk(ctx context.Context, root *rootfs.BundleRoot, copies []rootfs.Copy, undo func(func() error)) error {
-	cache, err := l.imageDisks()
-	if err != nil {
-		return err
-	}
-	if l.prep.start, err = cache.StartDisk(ctx, root, copies); err != nil || l.prep.start == nil {
-		return err
-	}
-	undo(l.prep.start.Close)
-	return nil
 }

@@ -9,7 +9,7 @@ import (
 
 // bindNetwork gives the guest the interfaces of the monitor's network namespace, where the container has one of its own.
 func (l *life) bindNetwork(ctx context.Context, undo *cleanup.Stack) (err error) {
-	if l.req.Maintain || l.req.Namespace == "" && l.req.Bundle == nil && !l.connects() {
+	if l.req.Maintain || !l.req.networked() {
 		return nil
 	}
 	defer l.timeline.Phase("bind-network")()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 
@@ -12,7 +11,6 @@ import (
 	"github.com/runcvm/runcvm/internal/cni"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
-	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/network"
 )
 
@@ -63,13 +61,13 @@ func also(err, further error) error {
 	return errors.Join(err, further)
 }
 
-// exposedPorts are those of the image and those that the user exposes, to be published at any ports of the host.
-func exposedPorts(img image.Image, further []cni.Port) ([]cni.Port, error) {
+// exposedPorts are those of the image, by its words, and those that the user exposes, to be published at any ports of the host.
+func exposedPorts(image []string, further []cni.Port) ([]cni.Port, error) {
 	ports := slices.Clone(further)
-	for _, spec := range slices.Sorted(maps.Keys(img.Config.Config.ExposedPorts)) {
+	for _, spec := range image {
 		more, err := cni.ParsePort(spec)
 		if err != nil {
-			return nil, fmt.Errorf("a port that image %s exposes: %w", img.Name, err)
+			return nil, fmt.Errorf("a port that the image exposes: %w", err)
 		}
 		for _, p := range more {
 			if !slices.Contains(ports, p) {
@@ -108,7 +106,7 @@ func (l *life) attachNetworks(ctx context.Context, undo func(func() error)) erro
 	defer l.timeline.Phase("attach-networks")()
 	req := l.req.Attach
 	if l.req.PublishAll {
-		exposed, err := exposedPorts(l.prep.image, l.req.Expose)
+		exposed, err := exposedPorts(l.prep.spec.ExposedPorts, l.req.Expose)
 		if err != nil {
 			return err
 		}

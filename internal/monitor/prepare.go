@@ -14,11 +14,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/runcvm/runcvm/internal/bundle"
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
-	"github.com/runcvm/runcvm/internal/hostfiles"
-	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/kernel"
 	"github.com/runcvm/runcvm/internal/oci"
 	"github.com/runcvm/runcvm/internal/programs"
@@ -30,11 +27,8 @@ import (
 type prepared struct {
 	vmm     vmm
 	sandbox *sandbox.Sandbox
-	image   image.Image
-	spec    oci.Container
-	// guestSpec is what crun gets, where the container is made of a bundle.
-	guestSpec *specs.Spec
-	bundle    *bundle.Bundle
+	// spec is what the container is, whatever it is made of.
+	spec oci.Container
 	// start is the disk of this start; nil where there is none.
 	start      *rootfs.Disk
 	disk       *rootfs.Disk
@@ -84,7 +78,7 @@ func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 	}
 	whole := ctx
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return l.prepareDisks(ctx, add) })
+	group.Go(func() error { return l.source.prepare(ctx, add) })
 	group.Go(func() error { return l.prepareKernel(ctx) })
 	group.Go(func() (err error) {
 		if l.prep.sandbox, err = sandbox.Launch(ctx, l.sandboxConfig()); err != nil {
@@ -105,20 +99,11 @@ func (l *life) prepare(ctx context.Context, undo *cleanup.Stack) error {
 		}
 	}
 	l.update(func(r *container.Record) {
-		r.Labels, r.Command = l.labels(), l.prep.spec.Args
-		r.ImageDigest = l.prep.image.Digest.String()
+		r.Labels, r.Command = l.prep.spec.Labels, l.prep.spec.Args
 		r.VMM = container.VMM{Path: l.prep.vmm.path, Version: l.prep.sandbox.VMMVersion(), Emulated: l.prep.vmm.emulated}
 		r.VMM.MemoryMiB, r.VMM.CPUs = guestSize(l.cfg, l.req.Options.Limits)
 	})
 	return nil
-}
-
-// labels are the container's: those of its image and of who made it, or a bundle's annotations.
-func (l *life) labels() map[string]string {
-	if l.req.Bundle != nil {
-		return l.req.Bundle.Annotations
-	}
-	return Labels(l.prep.image, l.req.Options)
 }
 
 func (l *life) sandboxConfig() sandbox.Config {
@@ -160,68 +145,9 @@ func (l *life) prepareKernel(ctx context.Context) error {
 	return err
 }
 
-func (l *life) prepareDisks(ctx context.Context, undo func(func() error)) error {
-	if l.req.Bundle != nil {
-		return l.bundleDisks(ctx, undo)
-	}
-	finished := l.timeline.Phase("image")
-	store, err := image.Open(filepath.Join(l.cfg.DataDir, "images"))
-	if err != nil {
-		return err
-	}
-	l.prep.image, err = l.image(ctx, store)
-	if err == nil {
-		err = l.prep.image.CheckPlatform()
-	}
-	finished()
-	if err != nil {
-		return err
-	}
-	if l.prep.spec, err = oci.Resolve(l.prep.image.Config.Config, l.req.Options); err != nil {
-		return fmt.Errorf("image %s: %w", l.req.Image, err)
-	}
-	if l.prep.spec.Hostname == "" {
-		l.prep.spec.Hostname = container.Short(l.req.ID)
-	}
-	if l.req.makesNames() {
-		l.prep.spec.EtcFiles = hostfiles.Files
-	}
-	if err := l.containerSettings(); err != nil {
-		return err
-	}
-	if err := l.imageDisk(ctx, store); err != nil {
-		return err
-	}
-	undo(l.prep.disk.Close)
-	return l.writableDisk(ctx)
-}
-
 // imageDisks is the cache of the disks that containers share.
 func (l *life) imageDisks() (*rootfs.Cache, error) {
 	return rootfs.OpenCache(filepath.Join(l.cfg.DataDir, "disks"))
-}
-
-// image is the one that the container was made of, whatever its name means by now. The container holds it.
-func (l *life) image(ctx context.Context, store *image.Store) (image.Image, error) {
-	path := l.path(container.ImageFile)
-	img, err := image.Held(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return img, err
-	}
-	if img, err = store.Get(ctx, l.req.Image); err != nil {
-		return img, err
-	}
-	return img, store.Hold(ctx, img, path)
-}
-
-func (l *life) imageDisk(ctx context.Context, store *image.Store) error {
-	defer l.timeline.Phase("image-disk")()
-	cache, err := l.imageDisks()
-	if err != nil {
-		return err
-	}
-	l.prep.disk, err = cache.ImageDisk(ctx, store, l.prep.image, rootfs.DiskOptions{CacheKey: l.cfg.CacheKey, Cache: l.cfg.CacheActive})
-	return err
 }
 
 // containerSettings takes the two switches of the cache from the container's environment, and nothing else: an image
@@ -239,13 +165,8 @@ func (l *life) containerSettings() error {
 	return nil
 }
 
-func (l *life) writableDisk(ctx context.Context) error {
-	l.prep.rootfsPath = l.path(container.DiskFile)
-	return l.writableDiskWith(ctx, oci.Spec(l.prep.spec))
-}
-
-// writableDiskWith makes the writable disk, or uses the one that is there, with the command and this specification.
-func (l *life) writableDiskWith(ctx context.Context, guest *specs.Spec) error {
+// writableDisk makes the writable disk, or uses the one that is there, with the command and this specification.
+func (l *life) writableDisk(ctx context.Context, guest *specs.Spec) error {
 	defer l.timeline.Phase("rootfs-disk")()
 	spec, err := json.Marshal(guest)
 	if err != nil {

@@ -6,7 +6,6 @@
 package monitor
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/runcvm/runcvm/internal/cni"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
-	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/oci"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
@@ -69,6 +67,9 @@ type Request struct {
 // connected says whether the container is connected to networks by CNI plugins.
 func (r Request) connected() bool { return len(r.Attach.Networks) > 0 }
 
+// networked says whether the guest gets what its namespace has of interfaces. A bundle's maker has made that.
+func (r Request) networked() bool { return r.connected() || r.Namespace != "" || r.Bundle != nil }
+
 // Restarted returns the request for another start of the container by a caller whose settings these are. What flags of the
 // first one have set stays.
 func (r Request) Restarted(settings []config.Value, zero time.Time) Request {
@@ -108,11 +109,3 @@ const (
 
 // ExitFailure is the exit code of a container that could not be run at all, as Docker has it.
 const ExitFailure = 125
-
-// Labels are a container's: the image's and those of the options, which win.
-func Labels(img image.Image, o oci.Options) map[string]string {
-	all := map[string]string{}
-	maps.Copy(all, img.Config.Config.Labels)
-	maps.Copy(all, o.Labels)
-	return all
-}

@@ -7,6 +7,7 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -68,8 +69,12 @@ type Container struct {
 	ReadOnly bool
 	Tmpfs    []Tmpfs
 	Terminal bool
-	// StopSignal asks the container to end.
-	StopSignal syscall.Signal
+	Labels   map[string]string
+	// ExposedPorts are those of the image, as it writes them, in the order of their words.
+	ExposedPorts []string
+	// StopSignal asks the container to end; NamesStopSignal says whether it is one of its own, and not what everybody has.
+	StopSignal      syscall.Signal
+	NamesStopSignal bool
 	// StopTimeout is how long it may take then; negative is without end.
 	StopTimeout time.Duration
 
@@ -107,7 +112,11 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 		Hostname: opt.Hostname,
 		ReadOnly: opt.ReadOnly,
 
-		StopTimeout: DefaultStopTimeout * time.Second,
+		Labels:          Labels(image, opt),
+		ExposedPorts:    slices.Sorted(maps.Keys(image.ExposedPorts)),
+		StopTimeout:     DefaultStopTimeout * time.Second,
+		NamesStopSignal: opt.StopSignal != "" || image.StopSignal != "",
+
 		Domainname:  opt.Domainname,
 		Init:        opt.Init,
 		Groups:      opt.Groups,
@@ -144,6 +153,14 @@ func Resolve(image ocispec.ImageConfig, opt Options) (Container, error) {
 	// Once more: what was kept of a container for its next start is not to be confined by less than it asked for.
 	errs = append(errs, c.Security.check()...)
 	return c, errors.Join(errs...)
+}
+
+// Labels are a container's: the image's and those of the options, which win.
+func Labels(image ocispec.ImageConfig, opt Options) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, image.Labels)
+	maps.Copy(all, opt.Labels)
+	return all
 }
 
 // Check says what is wrong with the options, all at once. It comes before the options are written as JSON, which would replace
