@@ -46,3 +46,26 @@ func testConnect(t *testing.T, e *engine.Engine, runtime string) {
 	}
 	interfaces("eth0", "eth1")
 }
+
+// testVerbs sees an engine's container by people's verbs, which do not start it: the engine would not learn of that.
+func testVerbs(t *testing.T, e *engine.Engine, runtime string) {
+	if runtime != engine.RunCVM {
+		return // the control is not RunCVM's
+	}
+	const name = "verbs"
+	t.Cleanup(func() { e.Run("rm", "-f", name) })
+	e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, engine.Busybox, "sleep", "1000")...)
+	id, pid := e.MustRun("inspect", "-f", "{{.Id}}", name), e.ContainerPid(name)
+	if out, err := e.RunCVMCommand("ps", "--no-trunc", "-q"); err != nil || strings.TrimSpace(out) == "" {
+		t.Errorf("ps: %q, %v", out, err)
+	}
+	for _, verb := range []string{"start", "restart"} {
+		out, err := e.RunCVMCommand(verb, id[:12]) // by the whole id, start is a runtime's verb
+		if err == nil || !strings.Contains(err.Error(), "by an engine such as Docker or Podman") {
+			t.Errorf("%s: %q, %v; want it refused", verb, out, err)
+		}
+	}
+	if now := e.ContainerPid(name); now != pid {
+		t.Errorf("the container's process is %d, and was %d", now, pid)
+	}
+}
