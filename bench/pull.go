@@ -62,8 +62,8 @@ func pullRow(ctx context.Context, b *bench) (_ []Result, err error) {
 		len(blobs), pullSize/1e6)
 	var results []Result
 	for _, c := range []struct{ name, host, what, remedy string }{
-		{"pull-ratio", r.host, what, "curl only copies; a pull gunzips and digests as well, on all processors, and writes a disk 2.8 times " +
-			"as large: more processors would reach the goal, or a network that is no faster than a gigabit, as the next row shows"},
+		{"pull-ratio", r.host, what, "curl only copies; a pull gunzips and digests as well, on all processors, and writes a disk 2.8 " +
+			"times as large: more processors would reach the goal, or a network that is no faster than a gigabit, as the next row shows"},
 		{"pull-gigabit-ratio", slow, what + "; both through a proxy that lets pass what a gigabit network does",
 			"a processor more: registry, proxy and pull share those that there are"},
 	} {

@@ -72,9 +72,9 @@ func redirectRow(ctx context.Context, b *bench) (_ []Result, err error) {
 		results = append(results, Result{
 			Name: direction.name, Unit: "ratio", Goal: new(0.95), AtLeast: true, Samples: ratios(baseline, ours),
 			Raw: map[string][]float64{"redirect_s": ours, "bridge_s": baseline},
-			What: "throughput of 128 MiB by TCP " + direction.what + ", with offloads, through the redirection with all its filters / through " +
-				"a Linux bridge of the same two interfaces; a program opens the TAP as Firecracker does, and the guest is a network " +
-				"namespace's stack behind it",
+			What: "throughput of 128 MiB by TCP " + direction.what + ", with offloads, through the redirection with all its filters / " +
+				"through a Linux bridge of the same two interfaces; a program opens the TAP as Firecracker does, and the guest is a " +
+				"network namespace's stack behind it",
 		})
 	}
 	trip := func(w *wired) (time.Duration, error) {

@@ -233,8 +233,8 @@ func TestHooks(t *testing.T) {
 		"relative":         {func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "true"}}} }, "hooks.poststop[0].path"},
 		"without time":     {func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x", Timeout: new(0)}}} }, "hooks.poststop[0].timeout"},
 		"of a graphics card": {func(s *specs.Spec) {
-			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/usr/bin/nvidia-container-runtime-hook"}}}
-		}, "hooks.prestart[0]: "}, //nolint:staticcheck // what it is
+			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/usr/bin/nvidia-container-runtime-hook"}}} //nolint:staticcheck // what it is
+		}, "hooks.prestart[0]: "},
 	}.run(t)
 	b, _ := with(t, func(s *specs.Spec) {
 		s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/host"}}, StartContainer: []specs.Hook{{Path: "/guest", Args: []string{"x"}, Env: []string{"a=b"}}}}

@@ -175,7 +175,7 @@ func copyable(p string) (directory bool, why string) {
 	if err := unix.Statfs(p, &fs); err != nil {
 		return false, reason(err)
 	}
-	if what, ok := kernelFiles[int64(fs.Type)]; ok {
+	if what, ok := kernelFiles[fs.Type]; ok {
 		return false, fmt.Sprintf("the host's %s, of which a guest has its own; leave the mount out", what)
 	}
 	switch mode := info.Mode(); {

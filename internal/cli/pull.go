@@ -38,7 +38,8 @@ func (a *app) pullCommand() *cobra.Command {
 			}
 			if err := a.pull(ctx, ref, platform, quiet); err != nil {
 				if ctx.Err() != nil {
-					return &cmdline.ExitError{Err: fmt.Errorf("pull %s: interrupted; the next pull goes on from there", ref), Code: pullInterrupted}
+					err = fmt.Errorf("pull %s: interrupted; the next pull goes on from there", ref)
+					return &cmdline.ExitError{Err: err, Code: pullInterrupted}
 				}
 				return err
 			}

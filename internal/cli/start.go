@@ -59,9 +59,11 @@ func (a *app) startable(ctx context.Context, ref string) (*container.Entry, erro
 	return nil, nil
 }
 
-// refuseEngines refuses the start of a container that an engine has made: that engine would not learn of it, and holds its root and network.
+// refuseEngines refuses the start of a container that an engine has made: that engine would not learn of it, and holds its root and
+// network.
 func refuseEngines(e *container.Entry) error {
-	return fmt.Errorf("container %s was made of a bundle by an engine such as Docker or Podman: start and restart %s by that", e.Name, e.Bundle.ID)
+	return fmt.Errorf("container %s was made of a bundle by an engine such as Docker or Podman: start and restart %s by that",
+		e.Name, e.Bundle.ID)
 }
 
 // again is the request for another start of a container.

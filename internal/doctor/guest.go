@@ -16,8 +16,8 @@ import (
 // checkKernel unpacks and checks the kernel that a start would take: in the cache where there is one, so that the next start
 // finds it there, else for the moment only.
 func checkKernel(ctx context.Context, h *host) Result {
-	const remedy = "apt-get install linux-image-cloud-amd64, or runcvm kernel import FILE and runcvm kernel default NAME, or name a kernel " +
-		"by kernel.path (RUNCVM_KERNEL): a vmlinux, a vmlinuz or its package"
+	const remedy = "apt-get install linux-image-cloud-amd64, or runcvm kernel import FILE and runcvm kernel default NAME, or name a " +
+		"kernel by kernel.path (RUNCVM_KERNEL): a vmlinux, a vmlinuz or its package"
 	cache := filepath.Join(h.cfg.DataDir, "kernels")
 	if _, err := os.Stat(cache); err != nil {
 		tmp, err := os.MkdirTemp("", "runcvm-doctor-")

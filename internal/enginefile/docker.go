@@ -152,7 +152,7 @@ func (d daemonJSON) set(text []byte, name, path string) ([]byte, error) {
 		return nil, err
 	}
 	s := styleOf(o)
-	indent := ""
+	var indent string
 	if i := member(o, keyRuntimes); i < 0 {
 		list = &hujson.Object{}
 		s, indent = s.add(o, keyRuntimes, list, "")

@@ -198,8 +198,8 @@ func (e Engine) Uninstall(o Options) ([]*Change, error) {
 		case !r.Ours():
 			return nil, fmt.Errorf("%s: the runtime %s is %s, not runcvm: it was left as it is", file, r.Name, r.Path)
 		case r.Default:
-			return nil, fmt.Errorf("%s: the runtime %s is the default, without which the engine does not start: choose another default first",
-				file, r.Name)
+			return nil, fmt.Errorf("%s: the runtime %s is the default, without which the engine does not start: choose "+
+				"another default first", file, r.Name)
 		case !r.Plain:
 			return nil, fmt.Errorf("%s: the runtime %s was changed after it was installed: take it out by hand", file, r.Name)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -56,8 +57,7 @@ func checkNetwork(r *guestapi.NetworkRequest) error {
 
 func checkInterface(i *guestapi.NetworkInterface) error {
 	switch {
-	case i.Name == "" || len(i.Name) >= unix.IFNAMSIZ || i.Name == "." || i.Name == ".." || i.Name == "lo" || i.Name == "all" ||
-		i.Name == "default" || strings.ContainsAny(i.Name, "/:% \t\n\r\v\f\x00"):
+	case !isName(i.Name):
 		return errors.New("no name of an interface")
 	case strings.HasPrefix(i.Name, interimName):
 		return fmt.Errorf("names that begin with %s are the agent's", interimName)
@@ -74,6 +74,12 @@ func checkInterface(i *guestapi.NetworkInterface) error {
 		}
 	}
 	return nil
+}
+
+// isName says whether an interface may be called so: by what Linux takes, and as no directory of /proc/sys/net that is for all.
+func isName(name string) bool {
+	return name != "" && len(name) < unix.IFNAMSIZ && !slices.Contains([]string{".", "..", "lo", "all", "default"}, name) &&
+		!strings.ContainsAny(name, "/:% \t\n\r\v\f\x00")
 }
 
 func checkRoute(r *guestapi.NetworkRoute, names map[string]bool) error {

@@ -68,8 +68,6 @@ func TestScopeProperties(t *testing.T) {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 const gibibyte = 1 << 30
 
 // all has every kind of resource of a container with 1 GiB and 2.5 processors.
@@ -77,13 +75,13 @@ func all() *specs.LinuxResources {
 	return &specs.LinuxResources{
 		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
 		Memory: &specs.LinuxMemory{
-			Limit: ptr(int64(gibibyte)), Swap: ptr(int64(gibibyte + 512*mebibyte)), Reservation: ptr(int64(256 * mebibyte)),
-			Swappiness: ptr(uint64(10)), DisableOOMKiller: ptr(true),
+			Limit: new(int64(gibibyte)), Swap: new(int64(gibibyte + 512*mebibyte)), Reservation: new(int64(256 * mebibyte)),
+			Swappiness: new(uint64(10)), DisableOOMKiller: new(true),
 		},
 		CPU: &specs.LinuxCPU{
-			Shares: ptr(uint64(512)), Quota: ptr(int64(250_000)), Period: ptr(uint64(100_000)), Burst: ptr(uint64(1000)), Cpus: "0", Mems: "0",
+			Shares: new(uint64(512)), Quota: new(int64(250_000)), Period: new(uint64(100_000)), Burst: new(uint64(1000)), Cpus: "0", Mems: "0",
 		},
-		Pids:           &specs.LinuxPids{Limit: ptr(int64(7))},
+		Pids:           &specs.LinuxPids{Limit: new(int64(7))},
 		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1}},
 		Unified:        map[string]string{"memory.max": "1"},
 		BlockIO: &specs.LinuxBlockIO{
@@ -123,7 +121,7 @@ func TestHostResources(t *testing.T) {
 		t.Errorf("without resources: %+v", none)
 	}
 	unlimited := all()
-	unlimited.Memory.Swap = ptr(int64(-1))
+	unlimited.Memory.Swap = new(int64(-1))
 	if r := hostResources(Options{GuestMemory: gibibyte, Resources: unlimited}); r.MemorySwap != -1 {
 		t.Errorf("unlimited swap: %d", r.MemorySwap)
 	}
@@ -138,12 +136,12 @@ func TestQuota(t *testing.T) {
 	}{
 		"none":                  {nil, 0, 0},
 		"no processors":         {&specs.LinuxResources{}, 0, 0},
-		"shares only":           {with(specs.LinuxCPU{Shares: ptr(uint64(2))}), 0, 0},
+		"shares only":           {with(specs.LinuxCPU{Shares: new(uint64(2))}), 0, 0},
 		"2.5, a tenth of it":    {all(), 275_000, 100_000},
-		"0.5, a tenth of one":   {with(specs.LinuxCPU{Quota: ptr(int64(50_000))}), 60_000, 100_000},
-		"a short period":        {with(specs.LinuxCPU{Quota: ptr(int64(1000)), Period: ptr(uint64(1000))}), 1100, 1000},
-		"a limit is taken away": {with(specs.LinuxCPU{Quota: ptr(int64(-1))}), -1, 100_000},
-		"the largest":           {with(specs.LinuxCPU{Quota: ptr(int64(3_200_000))}), 3_520_000, 100_000},
+		"0.5, a tenth of one":   {with(specs.LinuxCPU{Quota: new(int64(50_000))}), 60_000, 100_000},
+		"a short period":        {with(specs.LinuxCPU{Quota: new(int64(1000)), Period: new(uint64(1000))}), 1100, 1000},
+		"a limit is taken away": {with(specs.LinuxCPU{Quota: new(int64(-1))}), -1, 100_000},
+		"the largest":           {with(specs.LinuxCPU{Quota: new(int64(3_200_000))}), 3_520_000, 100_000},
 	} {
 		got := quota(test.from)
 		if test.quota == 0 {
@@ -174,13 +172,13 @@ func TestKeepSupported(t *testing.T) {
 func TestMerge(t *testing.T) {
 	was := all()
 	got := merge(was, &specs.LinuxResources{
-		CPU:     &specs.LinuxCPU{Quota: ptr(int64(100_000)), Shares: ptr(uint64(0)), Idle: ptr(int64(0))},
-		Memory:  &specs.LinuxMemory{Reservation: ptr(int64(mebibyte))},
-		Pids:    &specs.LinuxPids{Limit: ptr(int64(9))},
-		BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(0))},
+		CPU:     &specs.LinuxCPU{Quota: new(int64(100_000)), Shares: new(uint64(0)), Idle: new(int64(0))},
+		Memory:  &specs.LinuxMemory{Reservation: new(int64(mebibyte))},
+		Pids:    &specs.LinuxPids{Limit: new(int64(9))},
+		BlockIO: &specs.LinuxBlockIO{Weight: new(uint16(0))},
 	})
 	want := all()
-	want.CPU.Quota, want.CPU.Idle, want.Memory.Reservation, want.Pids.Limit = ptr(int64(100_000)), ptr(int64(0)), ptr(int64(mebibyte)), ptr(int64(9))
+	want.CPU.Quota, want.CPU.Idle, want.Memory.Reservation, want.Pids.Limit = new(int64(100_000)), new(int64(0)), new(int64(mebibyte)), new(int64(9))
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %s", asJSON(t, got))
 	}

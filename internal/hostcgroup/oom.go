@@ -99,14 +99,14 @@ func RunStandIn() error {
 		return err
 	}
 	if _, err := io.ReadFull(os.Stdin, make([]byte, 1)); err != nil {
-		return nil // the monitor has changed its mind
+		return nil //nolint:nilerr // the monitor has changed its mind
 	}
 	info := unix.Sysinfo_t{}
 	if err := unix.Sysinfo(&info); err != nil {
 		return err
 	}
 	// All of the machine's is never taken: the limit comes first.
-	for taken := uint64(0); taken < uint64(info.Totalram)*uint64(info.Unit); taken += oomStep {
+	for taken := uint64(0); taken < info.Totalram*uint64(info.Unit); taken += oomStep {
 		// Locked, so that it is not swapped out.
 		_, err := unix.Mmap(-1, 0, oomStep, unix.PROT_READ|unix.PROT_WRITE,
 			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE|unix.MAP_LOCKED)

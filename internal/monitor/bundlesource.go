@@ -60,7 +60,7 @@ func (s *bundleSource) disks(ctx context.Context, undo func(func() error)) error
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was read
 	cache, err := s.imageDisks()
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func (s *bundleSource) startDisk(ctx context.Context, undo func(func() error)) e
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was read
 	var copies []rootfs.Copy
 	for _, c := range s.bundle.Copies() {
 		s.logger.Info("copied from the host for this start: changes there are not seen", "source", c.Source, "destination", c.Destination)

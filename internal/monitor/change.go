@@ -96,8 +96,8 @@ func checkChange(change *specs.LinuxResources, vmm container.VMM) error {
 	}
 	if m := change.Memory; m != nil {
 		if most := largestLimit(vmm.MemoryMiB, vmm.CPUs); value(m.Limit) > most {
-			errs = append(errs, fmt.Errorf("linux.resources.memory.limit %d: the guest was booted with %d MiB, which hold a limit of %d at most; "+
-				"change it while the container is stopped: the next start boots a guest for it: %w",
+			errs = append(errs, fmt.Errorf("linux.resources.memory.limit %d: the guest was booted with %d MiB, which hold a limit of %d "+
+				"at most; change it while the container is stopped: the next start boots a guest for it: %w",
 				*m.Limit, vmm.MemoryMiB, most, errdefs.ErrOutOfRange))
 		}
 		refuse(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", "the guest's cgroup v2 cannot; leave it out")

@@ -12,8 +12,6 @@ import (
 	"github.com/runcvm/runcvm/internal/oci"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func TestCheckChange(t *testing.T) {
 	vmm := container.VMM{MemoryMiB: 512, CPUs: 2}
 	most := largestLimit(vmm.MemoryMiB, vmm.CPUs)
@@ -30,15 +28,15 @@ func TestCheckChange(t *testing.T) {
 		"all that the guest holds": {memory(most), "", nil},
 		"no limit":                 {memory(-1), "", nil},
 		"a byte more":              {memory(most + 1), "booted with 512 MiB", errdefs.IsOutOfRange},
-		"both processors":          {cpu(specs.LinuxCPU{Quota: ptr(int64(200_000))}), "", nil},
-		"more than both":           {cpu(specs.LinuxCPU{Quota: ptr(int64(200_001))}), "booted with 2 processors", errdefs.IsOutOfRange},
-		"more, by its period":      {cpu(specs.LinuxCPU{Quota: ptr(int64(20_001)), Period: ptr(uint64(10_000))}), "20000 at most", errdefs.IsOutOfRange},
-		"no quota":                 {cpu(specs.LinuxCPU{Quota: ptr(int64(-1))}), "", nil},
-		"zeros of an engine":       {&specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: ptr(int64(0)), Burst: ptr(uint64(0))}, Network: &specs.LinuxNetwork{ClassID: ptr(uint32(0))}}, "", nil},
+		"both processors":          {cpu(specs.LinuxCPU{Quota: new(int64(200_000))}), "", nil},
+		"more than both":           {cpu(specs.LinuxCPU{Quota: new(int64(200_001))}), "booted with 2 processors", errdefs.IsOutOfRange},
+		"more, by its period":      {cpu(specs.LinuxCPU{Quota: new(int64(20_001)), Period: new(uint64(10_000))}), "20000 at most", errdefs.IsOutOfRange},
+		"no quota":                 {cpu(specs.LinuxCPU{Quota: new(int64(-1))}), "", nil},
+		"zeros of an engine":       {&specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: new(int64(0)), Burst: new(uint64(0))}, Network: &specs.LinuxNetwork{ClassID: new(uint32(0))}}, "", nil},
 		"devices, which stay":      {&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}, "", nil},
-		"a period alone":           {cpu(specs.LinuxCPU{Period: ptr(uint64(10_000))}), "cpu.period", errdefs.IsNotImplemented},
-		"a burst":                  {cpu(specs.LinuxCPU{Burst: ptr(uint64(1))}), "cpu.burst", errdefs.IsNotImplemented},
-		"real time":                {cpu(specs.LinuxCPU{RealtimeRuntime: ptr(int64(1))}), "cpu.realtimeRuntime", errdefs.IsNotImplemented},
+		"a period alone":           {cpu(specs.LinuxCPU{Period: new(uint64(10_000))}), "cpu.period", errdefs.IsNotImplemented},
+		"a burst":                  {cpu(specs.LinuxCPU{Burst: new(uint64(1))}), "cpu.burst", errdefs.IsNotImplemented},
+		"real time":                {cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1))}), "cpu.realtimeRuntime", errdefs.IsNotImplemented},
 		"files of cgroup v2":       {&specs.LinuxResources{Unified: map[string]string{"memory.max": "1"}}, "unified", errdefs.IsNotImplemented},
 	} {
 		err := checkChange(test.change, vmm)
@@ -68,15 +66,15 @@ func TestLargestLimitIsWhatAGuestIsMadeFor(t *testing.T) {
 
 func TestGuestChange(t *testing.T) {
 	got := guestChange(&specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(1 << 30)), Reservation: ptr(int64(-1))},
-		CPU:    &specs.LinuxCPU{Shares: ptr(uint64(1024)), Quota: ptr(int64(50_000)), Period: ptr(uint64(100_000))},
-		Pids:   &specs.LinuxPids{Limit: ptr(int64(-1))},
+		Memory: &specs.LinuxMemory{Limit: new(int64(1 << 30)), Reservation: new(int64(-1))},
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(50_000)), Period: new(uint64(100_000))},
+		Pids:   &specs.LinuxPids{Limit: new(int64(-1))},
 	})
 	if got.MemoryLimit != 1<<30 || got.MemoryReservation != -1 || got.CpuQuota != 50_000 || got.CpuPeriod != 100_000 || got.CpuWeight == 0 ||
 		got.PidsLimit != -1 {
 		t.Errorf("%+v", got)
 	}
-	if got := guestChange(&specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(0))}}); got.CpuWeight != 0 {
+	if got := guestChange(&specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(0))}}); got.CpuWeight != 0 {
 		t.Errorf("shares of 0 change the weight to %d", got.CpuWeight)
 	}
 }

@@ -71,7 +71,7 @@ func Pidfd(e *container.Entry) (int, error) {
 	// The pid was that monitor's when the descriptor was taken only if it still lives now, and is not a later one of the container.
 	if again, err := e.Again(); err != nil || !again.Alive || again.Pid != e.Pid {
 		unix.Close(pidfd)
-		return -1, nil
+		return -1, nil //nolint:nilerr // a container that is gone has no monitor
 	}
 	return pidfd, nil
 }

@@ -106,7 +106,8 @@ func newMonitor(request, statusPipe *os.File, signals chan os.Signal) (*monitor,
 		return nil, err
 	}
 	m := &monitor{
-		signals: signals, status: statusPipe, callerGone: make(chan struct{}), detached: make(chan struct{}), stops: make(chan stopWish), over: make(chan struct{}),
+		signals: signals, status: statusPipe, callerGone: make(chan struct{}), detached: make(chan struct{}),
+		stops: make(chan stopWish), over: make(chan struct{}),
 	}
 	decoder := json.NewDecoder(request)
 	if err := decoder.Decode(&m.req); err != nil {

@@ -52,12 +52,14 @@ func (c *changes) take(u netlink.LinkUpdate) {
 	switch {
 	case u.Header.Type == unix.RTM_DELLINK && c.had[a.Index]:
 		delete(c.had, a.Index)
-		c.log.Warn("an interface has gone: the guest keeps its own, without a network, until the container's next start", "interface", a.Name)
+		c.log.Warn("an interface has gone: the guest keeps its own, without a network, until the container's next start",
+			"interface", a.Name)
 	case u.Header.Type == unix.RTM_DELLINK:
 		delete(c.seen, a.Index)
 	case !c.had[a.Index] && !c.seen[a.Index] && isInterface(u.Link):
 		c.seen[a.Index] = true
-		c.log.Warn("an interface has come after the start, as by docker network connect: the guest has it from the container's next start on",
+		c.log.Warn("an interface has come after the start, as by docker network connect: the guest has it from the container's next start "+
+			"on",
 			"interface", a.Name)
 	}
 }

@@ -34,7 +34,8 @@ const (
 )
 
 // Serve answers the guest's questions by the namespace's resolver, and hands connections to the namespace's loopback address to the
-// guest; interfaces that come and go are told of in the log. Call it once, when the guest has booted; Close ends it. What cannot be is in the notes that it returns.
+// guest; interfaces that come and go are told of in the log. Call it once, when the guest has booted; Close ends it. What cannot be is in
+// the notes that it returns.
 func (b *Binding) Serve(g Guest, log *slog.Logger) (notes []string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup

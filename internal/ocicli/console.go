@@ -1,6 +1,7 @@
 package ocicli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -40,8 +41,8 @@ func openConsole(size *specs.Box) (master, slave *os.File, err error) {
 }
 
 // sendFile sends an open file to a Unix socket, with its name.
-func sendFile(socket string, f *os.File) error {
-	conn, err := net.Dial("unix", socket)
+func sendFile(ctx context.Context, socket string, f *os.File) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
@@ -55,12 +56,12 @@ func sendFile(socket string, f *os.File) error {
 }
 
 // sendPidfd sends a pidfd to a Unix socket.
-func sendPidfd(socket string, pid int) error {
+func sendPidfd(ctx context.Context, socket string, pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	defer f.Close()
-	return sendFile(socket, f)
+	return sendFile(ctx, socket, f)
 }

@@ -64,7 +64,8 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 		return nil, err
 	}
 	if f.preserveFDs != 0 {
-		return nil, fmt.Errorf("--preserve-fds %d: a file that is open on the host cannot be open in the guest; leave it out", f.preserveFDs)
+		return nil, fmt.Errorf("--preserve-fds %d: a file that is open on the host cannot be open in the guest; leave it out",
+			f.preserveFDs)
 	}
 	dir, err := filepath.Abs(f.bundle)
 	if err != nil {
@@ -125,12 +126,12 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 // finishCreation does what of the creation is done in the caller's own namespaces.
 func (a *app) finishCreation(ctx context.Context, c *created, id string, f *createFlags) error {
 	if f.consoleSocket != "" {
-		if err := sendFile(f.consoleSocket, c.console); err != nil {
+		if err := sendFile(ctx, f.consoleSocket, c.console); err != nil {
 			return fmt.Errorf("--console-socket: %w", err)
 		}
 	}
 	if f.pidfdSocket != "" {
-		if err := sendPidfd(f.pidfdSocket, c.monitor.Pid()); err != nil {
+		if err := sendPidfd(ctx, f.pidfdSocket, c.monitor.Pid()); err != nil {
 			return fmt.Errorf("--pidfd-socket: %w", err)
 		}
 	}

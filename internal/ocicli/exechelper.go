@@ -69,7 +69,7 @@ func (a *app) execDetached(ctx context.Context, x *execution, p *specs.Process, 
 		defer slave.Close()
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 		cmd.SysProcAttr.Setctty, cmd.SysProcAttr.Ctty = true, 0
-		if err := sendFile(f.consoleSocket, master); err != nil {
+		if err := sendFile(ctx, f.consoleSocket, master); err != nil {
 			return fmt.Errorf("--console-socket: %w", err)
 		}
 	}
@@ -95,7 +95,7 @@ func (a *app) execDetached(ctx context.Context, x *execution, p *specs.Process, 
 	}
 	err = x.await(ctx, requestW, statusR)
 	if err == nil && f.pidfdSocket != "" {
-		err = sendPidfd(f.pidfdSocket, cmd.Process.Pid)
+		err = sendPidfd(ctx, f.pidfdSocket, cmd.Process.Pid)
 	}
 	if err == nil {
 		err = writePidFile(f.pidFile, cmd.Process.Pid)

@@ -32,7 +32,8 @@ func (f *updateFlags) add(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.resources, "resources", "r", "", "file with linux.resources of an OCI specification as JSON, - for standard input")
 	flags.Uint16Var(&f.weight, "blkio-weight", 0, "weight of the VMM's input and output on the host, from 10 to 1000")
 	flags.Uint64Var(&f.period, "cpu-period", 0, "period of --cpu-quota in microseconds")
-	flags.Int64Var(&f.quota, "cpu-quota", 0, "processor time in each period in microseconds, at most the guest's processors; -1 for no limit")
+	flags.Int64Var(&f.quota, "cpu-quota", 0,
+		"processor time in each period in microseconds, at most the guest's processors; -1 for no limit")
 	flags.Uint64Var(&f.shares, "cpu-share", 0, "weight among other processes of the host")
 	flags.StringVar(&f.cpus, "cpuset-cpus", "", "processors of the host on which the microVM runs")
 	flags.StringVar(&f.mems, "cpuset-mems", "", "memory nodes of the host from which it has its memory")
@@ -45,7 +46,8 @@ func (f *updateFlags) add(flags *pflag.FlagSet) {
 func (a *app) updateCommand() *cobra.Command {
 	f := &updateFlags{}
 	cmd := &cobra.Command{
-		Use: "update [flags] ID", Short: "Change limits of a container that runs, within what its guest was booted with", Args: exactArgs(1),
+		Use: "update [flags] ID", Short: "Change limits of a container that runs, within what its guest was booted with",
+		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.find(args[0])
 			if err != nil {
@@ -106,7 +108,8 @@ func (f *updateFlags) flags() (*specs.LinuxResources, error) {
 		text string
 		to   **int64
 	}{
-		"memory": {f.memory, &memory.Limit}, "memory-reservation": {f.reservation, &memory.Reservation}, "memory-swap": {f.memoryAndSwap, &memory.Swap},
+		"memory": {f.memory, &memory.Limit}, "memory-reservation": {f.reservation, &memory.Reservation},
+		"memory-swap": {f.memoryAndSwap, &memory.Swap},
 	} {
 		if size.text == "" {
 			continue

@@ -123,7 +123,8 @@ func (a *app) ps(ctx context.Context, e *container.Entry) error {
 		}
 		cpu := time.Duration(p.GetCpuNanos()).Truncate(time.Second)
 		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%02d:%02d:%02d\t%s\n", user, p.GetPid(), p.GetPpid(),
-			time.Unix(0, p.GetStartedUnixNanos()).Format("15:04"), tty, int(cpu.Hours()), int(cpu.Minutes())%60, int(cpu.Seconds())%60, command)
+			time.Unix(0, p.GetStartedUnixNanos()).Format("15:04"), tty, int(cpu.Hours()), int(cpu.Minutes())%60,
+			int(cpu.Seconds())%60, command)
 	}
 	return w.Flush()
 }

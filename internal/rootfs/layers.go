@@ -156,8 +156,7 @@ func keyOfLayers(layers []layerDir, options []string, cacheKey string) string {
 // notFound keeps engines from taking the lack of something of theirs for that of the container's program.
 func notFound(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		var p *fs.PathError
-		if errors.As(err, &p) {
+		if p, ok := errors.AsType[*fs.PathError](err); ok {
 			return &missing{p.Path}
 		}
 	}

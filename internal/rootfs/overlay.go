@@ -150,9 +150,10 @@ func mountHere(layers []layerDir, options []string, at string) (*os.File, error)
 	if len(layers) == 1 {
 		list.WriteString(":" + at)
 	}
-	all := strings.Join(append(options[:len(options):len(options)], "lowerdir="+list.String()), ",")
+	all := strings.Join(append(slices.Clip(options), "lowerdir="+list.String()), ",")
 	if len(all) > maxOptions {
-		return nil, errors.New("they are more than Linux mounts; give the image fewer layers (docker build --squash, or a FROM scratch with COPY)")
+		return nil, errors.New("they are more than Linux mounts; give the image fewer layers (docker build --squash, or a FROM scratch " +
+			"with COPY)")
 	}
 	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
 	if err := unix.Mount("runcvm", at, "overlay", flags, all); err != nil {

@@ -155,7 +155,8 @@ func readCopied(ctx context.Context, path string, b *erofs.Builder, room *tree.R
 		n, err = tree.ReadFile(opened, b, room)
 	}
 	if errors.Is(err, tree.ErrRoom) {
-		err = fmt.Errorf("%w: it is copied at each start, together with all that is bound read-only; put it into the image, or bind less of it", err)
+		err = fmt.Errorf("%w: it is copied at each start, together with all that is bound read-only; put it into the image, or bind less "+
+			"of it", err)
 	}
 	return n, err
 }

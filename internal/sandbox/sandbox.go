@@ -150,7 +150,8 @@ type Drive struct {
 type BootFiles struct {
 	Kernel, Initramfs string
 	Drives            []Drive
-	// NICs are the guest's network interfaces, and Network what its agent makes of them; without Network the guest has its own loopback only.
+	// NICs are the guest's network interfaces, and Network what its agent makes of them; without Network the guest has its own loopback
+	// only.
 	NICs    []firecracker.NetworkInterface
 	Network *guestapi.NetworkRequest
 }

@@ -11,6 +11,10 @@ import (
 //go:embed differences.md.tmpl
 var differencesText string
 
+// names are what people call the suite's engines.
+var names = strings.NewReplacer("docker*", "Docker", "docker-20.10", "Docker 20.10", "docker", "current Docker", "podman", "Podman",
+	"|", ", ")
+
 // differencesMarkdown is docs/differences.md.
 func differencesMarkdown() ([]byte, error) {
 	rows, err := differences.Read()
@@ -21,8 +25,7 @@ func differencesMarkdown() ([]byte, error) {
 		if r.Engines == "" {
 			r.Engines = "docker*|podman"
 		}
-		// The names of the suite's engines are for its own use.
-		rows[i].Engines = strings.NewReplacer("docker*", "Docker", "docker-20.10", "Docker 20.10", "docker", "current Docker", "podman", "Podman", "|", ", ").Replace(r.Engines)
+		rows[i].Engines = names.Replace(r.Engines)
 	}
 	t, err := parse(differencesText)
 	if err != nil {

@@ -1,7 +1,8 @@
 // Docs writes what is said of the command from the command itself: docs/command.md, man pages, completions, and a file of settings;
 // what becomes of a bundle's fields from their table; and what differs from runc from the engines' suite's.
 //
-//	docs -markdown docs/command.md -runtime docs/oci-runtime.md -differences docs/differences.md -man build/man -completion build/completion -settings build/config.toml
+//	docs -markdown docs/command.md -runtime docs/oci-runtime.md -differences docs/differences.md -man build/man \
+//	     -completion build/completion -settings build/config.toml
 package main
 
 import (

@@ -13,8 +13,8 @@ import (
 // settingsFile is a configuration file with every setting at its default, in a comment: what a package installs for people to edit.
 func settingsFile(settings []config.Value) []byte {
 	var b bytes.Buffer
-	b.WriteString("# Settings of RunCVM, each with its default. \"runcvm config show\" prints those in force; variables of the environment and\n" +
-		"# flags go before what is set here. See runcvm(1).\n")
+	b.WriteString("# Settings of RunCVM, each with its default. \"runcvm config show\" prints those in force; variables of the " +
+		"environment and\n# flags go before what is set here. See runcvm(1).\n")
 	// What is in no table stands ahead of the first.
 	settings = slices.Clone(settings)
 	slices.SortStableFunc(settings, func(a, b config.Value) int {

@@ -24,14 +24,12 @@ const parent = "/runcvm-test-cgroup"
 
 const mebibyte = 1 << 20
 
-func ptr[T any](v T) *T { return &v }
-
 // limited has a container's resources with limits that a microVM would not live under.
 func limited() *specs.LinuxResources {
 	return &specs.LinuxResources{
-		Memory:  &specs.LinuxMemory{Limit: ptr(int64(8 * mebibyte)), Swap: ptr(int64(8 * mebibyte))},
-		CPU:     &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50_000)), Period: ptr(uint64(100_000)), Cpus: "0"},
-		Pids:    &specs.LinuxPids{Limit: ptr(int64(1))},
+		Memory:  &specs.LinuxMemory{Limit: new(int64(8 * mebibyte)), Swap: new(int64(8 * mebibyte))},
+		CPU:     &specs.LinuxCPU{Shares: new(uint64(512)), Quota: new(int64(50_000)), Period: new(uint64(100_000)), Cpus: "0"},
+		Pids:    &specs.LinuxPids{Limit: new(int64(1))},
 		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
 	}
 }
@@ -109,7 +107,7 @@ func TestEnter(t *testing.T) {
 				t.Fatal(err)
 			}
 			change := &specs.LinuxResources{
-				Memory: &specs.LinuxMemory{Limit: ptr(int64(16 * mebibyte))}, CPU: &specs.LinuxCPU{Quota: ptr(int64(200_000))},
+				Memory: &specs.LinuxMemory{Limit: new(int64(16 * mebibyte))}, CPU: &specs.LinuxCPU{Quota: new(int64(200_000))},
 			}
 			if err := c.Update(change); err != nil {
 				t.Fatal(err)

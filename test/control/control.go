@@ -157,7 +157,8 @@ func (c *Control) finish(t *testing.T, s *specs.Spec, filter string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, set := range []*[]string{&s.Process.Capabilities.Bounding, &s.Process.Capabilities.Effective, &s.Process.Capabilities.Permitted} {
+	sets := s.Process.Capabilities
+	for _, set := range []*[]string{&sets.Bounding, &sets.Effective, &sets.Permitted} {
 		*set = slices.DeleteFunc(slices.Clone(*set), func(name string) bool { return c.Capabilities>>CapabilityNumber(t, name)&1 == 0 })
 	}
 	if c.Capabilities>>unix.CAP_SYS_RESOURCE&1 == 0 {

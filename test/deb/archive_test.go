@@ -61,7 +61,7 @@ func (s *system) serve(deb string) {
 		s.write(archive+"/Packages", text.String())
 		s.run("apt-get", "-q", "update")
 	}
-	index(func(p stanza) string { return fmt.Sprintf("Size: 1\nSHA256: %064x\n", 0) })
+	index(func(stanza) string { return fmt.Sprintf("Size: 1\nSHA256: %064x\n", 0) })
 	wanted := regexp.MustCompile(`(?m)^'file:\S*/(\S+)\.deb'`).FindAllStringSubmatch(s.run("apt-get", "install", "--yes", "--print-uris", deb), -1)
 	all = slices.DeleteFunc(all, func(p stanza) bool {
 		return !slices.ContainsFunc(wanted, func(m []string) bool { return m[1] == p.name })

@@ -41,7 +41,7 @@ func testNginx(t *testing.T, e *engine.Engine, runtime string) {
 	t.Cleanup(func() { e.Run("rm", "-f", name) })
 	e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, "-p", "18080:80", engine.Nginx)...)
 	client := &http.Client{Timeout: harness.Patience, Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, address string) (c net.Conn, err error) {
+		DialContext: func(ctx context.Context, _, address string) (c net.Conn, err error) {
 			err = e.InNetwork("outside", func() error {
 				var d net.Dialer
 				c, err = d.DialContext(ctx, "tcp4", address)

@@ -4,7 +4,8 @@
 // nothing is left when a test ends.
 //
 // The environment says where things are: RUNCVM_BIN has the programs, RUNCVM_TEST_IMAGE is the OCI layout of a Debian image,
-// RUNCVM_TEST_TOOLS_IMAGE of one with further programs, RUNCVM_VMM the VMM (default: firecracker-qemu of RUNCVM_BIN). What is missing fails the suite, it never skips.
+// RUNCVM_TEST_TOOLS_IMAGE of one with further programs, RUNCVM_VMM the VMM (default: firecracker-qemu of RUNCVM_BIN). What is
+// missing fails the suite, it never skips.
 package harness
 
 import (
@@ -195,7 +196,7 @@ func (h *Host) For(t testing.TB) *Host {
 func (h *Host) ExpectRun(t testing.TB, code int, stdout string, args ...string) {
 	t.Helper()
 	if r := h.For(t).Run(args...); r.Code != code || r.Stdout != stdout || r.Stderr != "" {
-		t.Fatalf("runcvm %.200s: exit code %d, want %d\nstdout: %.2000s\nwant: %.2000s\nstderr: %.8000s", strings.Join(args, " "), r.Code, code,
-			r.Stdout, stdout, r.Stderr)
+		t.Fatalf("runcvm %.200s: exit code %d, want %d\nstdout: %.2000s\nwant: %.2000s\nstderr: %.8000s", strings.Join(args, " "), r.Code,
+			code, r.Stdout, stdout, r.Stderr)
 	}
 }

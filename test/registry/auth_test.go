@@ -5,6 +5,7 @@ package registry
 import (
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -106,9 +107,7 @@ func TestTokens(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}
 		defer resp.Body.Close()
-		for key, values := range resp.Header {
-			w.Header()[key] = values
-		}
+		maps.Copy(w.Header(), resp.Header)
 		w.WriteHeader(resp.StatusCode)
 		_, _ = copyBody(w, resp)
 	}

@@ -87,8 +87,8 @@ var (
 	initialCount = regexp.MustCompile(`(?m)^Timer\b.*\binitial_count ?= ?([0-9]+)`)
 )
 
-// timerOf judges by what QEMU prints of the local APIC. Linux masks the timer while it measures it, with a count that no tick has, and leaves
-// it so when it gives it up; when it has no use for it, the count is 0.
+// timerOf judges by what QEMU prints of the local APIC. Linux masks the timer while it measures it, with a count that no tick has, and
+// leaves it so when it gives it up; when it has no use for it, the count is 0.
 func timerOf(apic string) timerState {
 	const (
 		masked   = 1 << 16         // Intel SDM volume 3, "Local Vector Table"

@@ -47,7 +47,8 @@ func (e *Engine) startDocker(o Options) {
 	}
 	settings, err := json.Marshal(map[string]any{
 		"exec-opts": []string{"native.cgroupdriver=" + driver},
-		"data-root": filepath.Join(e.Dir, "docker"), "exec-root": filepath.Join(e.Dir, "x"), "pidfile": d.pidFile, "hosts": []string{"unix://" + d.socket},
+		"data-root": filepath.Join(e.Dir, "docker"), "exec-root": filepath.Join(e.Dir, "x"), "pidfile": d.pidFile,
+		"hosts":    []string{"unix://" + d.socket},
 		"runtimes": runtimes, "userland-proxy": false, "live-restore": o.LiveRestore, "shutdown-timeout": 60,
 		// Names of the default address pools would meet the machine's own networks in what a person reads.
 		"bip": "172.30.0.1/16", "fixed-cidr-v6": "fd00:30::/64", "ipv6": true, "ip6tables": true, "experimental": true,

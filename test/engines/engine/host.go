@@ -70,7 +70,9 @@ func newHost(t testing.TB, init string) *Host {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("bash", script, h.name, h.Dir, init)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+	}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdin, err1 := cmd.StdinPipe()
@@ -168,7 +170,8 @@ func run(ctx context.Context, t testing.TB, cmd *exec.Cmd, stdin io.Reader) Resu
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		t.Errorf("%s has not ended in time\nstdout: %.2000s\nstderr: %.8000s", strings.Join(cmd.Args, " "), stdout.String(), stderr.String())
+		t.Errorf("%s has not ended in time\nstdout: %.2000s\nstderr: %.8000s", strings.Join(cmd.Args, " "), stdout.String(),
+			stderr.String())
 	} else if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
 		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
 	}

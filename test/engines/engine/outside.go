@@ -40,7 +40,7 @@ func (h *Host) ServeOutside() {
 		if err != nil {
 			return err
 		}
-		h.t.Cleanup(func() { udp.Close(); tcp.Close(); web.Close() })
+		h.t.Cleanup(func() { _, _, _ = udp.Close(), tcp.Close(), web.Close() })
 		go serveDatagrams(udp)
 		go serveConnections(tcp)
 		go func() {
@@ -106,8 +106,11 @@ func answer(question []byte, tcp bool) []byte {
 	if err != nil {
 		return nil
 	}
-	reply := dnsmessage.Message{Header: dnsmessage.Header{ID: header.ID, Response: true, Authoritative: true, RecursionDesired: header.RecursionDesired,
-		RecursionAvailable: true}, Questions: []dnsmessage.Question{q}}
+	reply := dnsmessage.Message{
+		Header: dnsmessage.Header{ID: header.ID, Response: true, Authoritative: true, RecursionDesired: header.RecursionDesired,
+			RecursionAvailable: true},
+		Questions: []dnsmessage.Question{q},
+	}
 	resource := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
 	switch name := strings.TrimSuffix(strings.ToLower(q.Name.String()), "."); {
 	case name != OutsideName && name != IPv6Name && name != TCPName:
@@ -117,7 +120,8 @@ func answer(question []byte, tcp bool) []byte {
 	case q.Type == dnsmessage.TypeA && name != IPv6Name:
 		reply.Answers = []dnsmessage.Resource{{Header: resource, Body: &dnsmessage.AResource{A: netip.MustParseAddr(Outside4).As4()}}}
 	case q.Type == dnsmessage.TypeAAAA:
-		reply.Answers = []dnsmessage.Resource{{Header: resource, Body: &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(Outside6).As16()}}}
+		body := &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr(Outside6).As16()}
+		reply.Answers = []dnsmessage.Resource{{Header: resource, Body: body}}
 	}
 	b, err := reply.Pack()
 	if err != nil {
