@@ -143,9 +143,7 @@ func (e *Engine) Run(args ...string) Result {
 // RunInput is Run with a standard input.
 func (e *Engine) RunInput(stdin io.Reader, args ...string) Result {
 	e.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
-	defer cancel()
-	return run(ctx, e.t, e.Command(ctx, args...), stdin)
+	return e.run(stdin, func(ctx context.Context) *exec.Cmd { return e.Command(ctx, args...) })
 }
 
 // MustRun is Run that fails the test unless the command succeeds. It returns the trimmed standard output.

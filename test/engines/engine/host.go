@@ -5,11 +5,9 @@ package engine
 import (
 	"bufio"
 	"bytes"
-	"context"
 	_ "embed"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -40,6 +38,8 @@ type Host struct {
 	// Pid is that of the first process, as the machine sees it.
 	Pid  int
 	name string
+	// hung is set once a command has not ended in time.
+	hung *atomic.Bool
 	// own are the processes and cgroups that are there from the beginning.
 	own map[string]bool
 }
@@ -64,7 +64,7 @@ func NewHost(t testing.TB) *Host {
 func newHost(t testing.TB, init string) *Host {
 	t.Helper()
 	removeStale(t)
-	h := &Host{t: t, Dir: shortTempDir(t), name: fmt.Sprintf("%s%d-%d", cgroupPrefix, os.Getpid(), hosts.Add(1))}
+	h := &Host{t: t, hung: new(atomic.Bool), Dir: shortTempDir(t), name: fmt.Sprintf("%s%d-%d", cgroupPrefix, os.Getpid(), hosts.Add(1))}
 	script := filepath.Join(h.Dir, "host.sh")
 	if err := os.WriteFile(script, hostScript, 0o700); err != nil {
 		t.Fatal(err)
@@ -125,57 +125,6 @@ func shortTempDir(t testing.TB) string {
 		}
 	})
 	return dir
-}
-
-// Command prepares a program that is to run on the host. The end of the context is the end of all that it has started in its process group.
-func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	inside := []string{"-t", strconv.Itoa(h.Pid), "-m", "-u", "-i", "-n", "-p", "-C", "--", name}
-	cmd := exec.CommandContext(ctx, "nsenter", append(inside, args...)...)
-	cmd.Dir = "/"
-	// What runs in another pid namespace is a child of nsenter's, which outlives it, and would hold its output open.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	return cmd
-}
-
-// Run runs a program on the host and returns its standard output.
-func (h *Host) Run(name string, args ...string) (string, error) {
-	h.t.Helper()
-	r := h.RunInput(nil, name, args...)
-	if r.Code != 0 {
-		return r.Stdout, fmt.Errorf("%s %s: exit code %d: %s%s", name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
-	}
-	return r.Stdout, nil
-}
-
-// RunInput runs a program on the host with a standard input and returns how it ended.
-func (h *Host) RunInput(stdin io.Reader, name string, args ...string) Result {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
-	defer cancel()
-	return run(ctx, h.t, h.Command(ctx, name, args...), stdin)
-}
-
-// Result is how a command ended.
-type Result struct {
-	Stdout, Stderr string
-	Code           int
-}
-
-// run runs a command to its end, or to that of its context, which is a failure of the test.
-func run(ctx context.Context, t testing.TB, cmd *exec.Cmd, stdin io.Reader) Result {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
-	cmd.WaitDelay = time.Second
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		t.Errorf("%s has not ended in time\nstdout: %.2000s\nstderr: %.8000s", strings.Join(cmd.Args, " "), stdout.String(),
-			stderr.String())
-	} else if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
-		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
-	}
-	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
 // InNetwork calls a function by a thread that is in a network namespace: the host's own, or one that ip-netns knows there by its name.
