@@ -40,7 +40,7 @@ func testNginx(t *testing.T, e *engine.Engine, runtime string) {
 	const name = "nginx"
 	t.Cleanup(func() { e.Run("rm", "-f", name) })
 	e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, "-p", "18080:80", engine.Nginx)...)
-	client := &http.Client{Timeout: harness.Patience, Transport: &http.Transport{DisableKeepAlives: true,
+	client := &http.Client{Timeout: harness.Soon, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, address string) (c net.Conn, err error) {
 			err = e.InNetwork("outside", func() error {
 				var d net.Dialer
@@ -67,14 +67,18 @@ func testNginx(t *testing.T, e *engine.Engine, runtime string) {
 	var all sync.WaitGroup
 	for range clients {
 		all.Go(func() {
-			for range requests / clients {
+			for i := range requests / clients {
 				if err := ask(); err != nil {
-					t.Error(err)
+					t.Errorf("request %d of a client: %v", i+1, err)
+					return // the others would mostly be as long in coming
 				}
 			}
 		})
 	}
 	all.Wait()
+	if t.Failed() {
+		t.Logf("the container's network:\n%s", e.NetworkOf(name))
+	}
 	t.Logf("%d requests in %s", requests, time.Since(began).Round(time.Millisecond))
 }
 

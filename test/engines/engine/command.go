@@ -54,23 +54,22 @@ type Result struct {
 	Code           int
 }
 
-// run runs a command to its end. One that does not end in time fails the test. What it hangs on mostly holds up all that follow, too, so
-// these get less time: the suite is to end, and to tell.
+// run runs a command to its end. One that does not end in time fails the test. What it hangs on mostly holds up all that would follow, and
+// so nothing does: the suite is to end, and to tell.
 func (h *Host) run(stdin io.Reader, prepare func(context.Context) *exec.Cmd) Result {
 	h.t.Helper()
-	patience := harness.Patience
-	if h.hung.Load() {
-		patience = harness.Soon
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
 	cmd := prepare(ctx)
+	if h.hung.Load() {
+		h.t.Fatalf("%s: not run, since another command has hung before", strings.Join(cmd.Args, " "))
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		h.t.Errorf("%s has not ended within %s\nstdout: %.2000s\nstderr: %.8000s", strings.Join(cmd.Args, " "), patience,
+		h.t.Errorf("%s has not ended within %s\nstdout: %.2000s\nstderr: %.8000s", strings.Join(cmd.Args, " "), harness.Patience,
 			stdout.String(), stderr.String())
 		if !h.hung.Swap(true) {
 			h.t.Logf("the host at that moment:\n%s", h.evidence())
@@ -92,6 +91,19 @@ func (h *Host) evidence() string {
 	for _, path := range logs {
 		text, _ := os.ReadFile(path)
 		fmt.Fprintf(&b, "%s:\n%s\n", path, text[max(0, len(text)-2000):])
+	}
+	return b.String()
+}
+
+// NetworkOf is what the kernel says of the networks of the host and of one of its containers, for who looks for what was lost.
+func (e *Engine) NetworkOf(container string) string {
+	e.t.Helper()
+	const look = `ip -s link; ip address; ip -s neigh; ip route; ss -s
+for i in $(ip -o link | sed 's/^[0-9]*: \([^:@]*\).*/\1/'); do echo "$i:"; tc -s filter show dev $i ingress; done`
+	var b strings.Builder
+	for _, pid := range []int{e.Pid, e.ContainerPid(container)} {
+		out, err := exec.Command("nsenter", "-t", strconv.Itoa(pid), "-n", "sh", "-c", look).CombinedOutput()
+		fmt.Fprintf(&b, "process %d: %v\n%s", pid, err, out)
 	}
 	return b.String()
 }

@@ -58,11 +58,13 @@ func (e *Engine) startDocker(o Options) {
 	}
 	e.Etc("docker/daemon.json", string(settings))
 	e.t.Cleanup(func() {
+		defer func() {
+			if e.t.Failed() {
+				e.t.Logf("the last lines of dockerd's log:\n%s", e.DaemonLog(60))
+			}
+			d.log.Close()
+		}()
 		e.stopDocker()
-		if e.t.Failed() {
-			e.t.Logf("the last lines of dockerd's log:\n%s", e.DaemonLog(60))
-		}
-		d.log.Close()
 	})
 	e.StartDaemon()
 }
