@@ -2,6 +2,12 @@ module github.com/runcvm/runcvm
 
 go 1.26.8
 
+// What is built is not looked into: a test machine's root file system may hold anything, and comes and goes.
+ignore (
+	./bin
+	./build
+)
+
 require (
 	github.com/BurntSushi/toml v1.6.0
 	github.com/aymanbagabas/go-udiff v0.4.1
