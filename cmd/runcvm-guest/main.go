@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime/debug"
 
 	"github.com/runcvm/runcvm/internal/guest"
 )
@@ -22,21 +21,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "runcvm-guest runs as PID 1 of a microVM and nowhere else")
 		os.Exit(1)
 	}
-	err := guest.Run(context.Background(), guest.Options{Version: version(), Listen: guest.ListenVsock, End: guest.Reboot})
+	err := guest.Run(context.Background(), guest.Options{Listen: guest.ListenVsock, End: guest.Reboot})
 	fmt.Fprintln(os.Stderr, "runcvm-guest:", err)
 	guest.Reboot()
-}
-
-// linked is given by the linker, as package version of the host's has it.
-var linked string
-
-// version is what the build says of itself.
-func version() string {
-	if linked != "" {
-		return linked
-	}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -27,8 +27,6 @@ import (
 
 // Options is what differs between a guest and a test of the agent.
 type Options struct {
-	// Version is reported to the host.
-	Version string
 	// Listen opens a port for the host. It fails for as long as the kernel has no vsock.
 	Listen func(port uint32) (net.Listener, error)
 	// End ends the guest, after Shutdown.
@@ -37,7 +35,6 @@ type Options struct {
 
 // agent is the state of the whole guest.
 type agent struct {
-	version string
 	started int64 // CLOCK_BOOTTIME at the start of main, nanoseconds
 	level   *slog.LevelVar
 	reaper  *reaper
@@ -54,7 +51,7 @@ type agent struct {
 
 // Run is the life of PID 1. It returns only when the guest cannot serve, with the reason; the caller then reboots.
 func Run(ctx context.Context, o Options) error {
-	a := &agent{version: o.Version, started: bootNanos(), level: new(slog.LevelVar), clock: &clock{}, boot: newBootTask(),
+	a := &agent{started: bootNanos(), level: new(slog.LevelVar), clock: &clock{}, boot: newBootTask(),
 		calls: newCallers(), end: o.End, listen: o.Listen}
 	a.state.init()
 	if err := moveRoot(); err != nil {

@@ -34,7 +34,7 @@ func (s *service) Setup(_ context.Context, r *guestapi.SetupRequest) (*guestapi.
 		return nil, err
 	}
 	return &guestapi.SetupResponse{
-		AgentVersion: s.a.version, KernelRelease: release, AgentStartNanos: s.a.started, ReadyNanos: bootNanos(),
+		KernelRelease: release, AgentStartNanos: s.a.started, ReadyNanos: bootNanos(),
 	}, nil
 }
 

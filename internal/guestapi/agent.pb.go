@@ -100,7 +100,6 @@ func (x *SetupRequest) GetLogLevel() string {
 
 type SetupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	AgentVersion  string                 `protobuf:"bytes,1,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
 	KernelRelease string                 `protobuf:"bytes,2,opt,name=kernel_release,json=kernelRelease,proto3" json:"kernel_release,omitempty"`
 	// CLOCK_BOOTTIME of the guest when the agent's main began, and when this call was answered, in nanoseconds.
 	AgentStartNanos int64 `protobuf:"varint,3,opt,name=agent_start_nanos,json=agentStartNanos,proto3" json:"agent_start_nanos,omitempty"`
@@ -137,13 +136,6 @@ func (x *SetupResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use SetupResponse.ProtoReflect.Descriptor instead.
 func (*SetupResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *SetupResponse) GetAgentVersion() string {
-	if x != nil {
-		return x.AgentVersion
-	}
-	return ""
 }
 
 func (x *SetupResponse) GetKernelRelease() string {
@@ -1147,13 +1139,12 @@ const file_agent_proto_rawDesc = "" +
 	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\x12\x1a\n" +
 	"\bhostname\x18\x03 \x01(\tR\bhostname\x12\x1b\n" +
-	"\tlog_level\x18\x04 \x01(\tR\blogLevel\"\xa8\x01\n" +
-	"\rSetupResponse\x12#\n" +
-	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12%\n" +
+	"\tlog_level\x18\x04 \x01(\tR\blogLevel\"\x89\x01\n" +
+	"\rSetupResponse\x12%\n" +
 	"\x0ekernel_release\x18\x02 \x01(\tR\rkernelRelease\x12*\n" +
 	"\x11agent_start_nanos\x18\x03 \x01(\x03R\x0fagentStartNanos\x12\x1f\n" +
 	"\vready_nanos\x18\x04 \x01(\x03R\n" +
-	"readyNanos\"\x91\x01\n" +
+	"readyNanosJ\x04\b\x01\x10\x02\"\x91\x01\n" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +

@@ -41,7 +41,7 @@ func marshal(f *testing.F, m proto.Message) []byte {
 // they say, a call ends, and nothing of it that people will see is long or acts on their terminal.
 func FuzzAgent(f *testing.F) {
 	log.L.Logger.SetOutput(io.Discard) // ttrpc's complaints
-	setup := marshal(f, &guestapi.SetupResponse{AgentVersion: "1", KernelRelease: "6.1.0"})
+	setup := marshal(f, &guestapi.SetupResponse{KernelRelease: "6.1.0"})
 	ok := marshal(f, &ttrpc.Response{Payload: setup})
 	f.Add(true, ok)
 	f.Add(true, marshal(f, &ttrpc.Response{Payload: marshal(f, &guestapi.SetupResponse{KernelRelease: strings.Repeat("\x1b", 100)})}))

@@ -111,7 +111,7 @@ func answer[T any](value T, err error) (T, error) {
 }
 
 func (s *service) Setup(context.Context, *guestapi.SetupRequest) (*guestapi.SetupResponse, error) {
-	return answer(&guestapi.SetupResponse{AgentVersion: s.release, KernelRelease: s.release}, s.setup)
+	return answer(&guestapi.SetupResponse{KernelRelease: s.release}, s.setup)
 }
 
 func (s *service) Create(context.Context, *guestapi.CreateRequest) (*guestapi.CreateResponse, error) {

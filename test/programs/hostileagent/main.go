@@ -35,7 +35,7 @@ func main() {
 		}
 		return &hijacked{l, behave}, nil
 	}
-	err := guest.Run(context.Background(), guest.Options{Version: "hostile", Listen: listen, End: guest.Reboot})
+	err := guest.Run(context.Background(), guest.Options{Listen: listen, End: guest.Reboot})
 	fmt.Fprintln(os.Stderr, "hostileagent:", err)
 	guest.Reboot()
 }
