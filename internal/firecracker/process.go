@@ -21,6 +21,8 @@ type Options struct {
 	Dir string
 	// Console takes the guest's serial console, Log what the VMM writes to its standard error.
 	Console, Log io.Writer
+	// Timeout bounds the time from exec until the API answers: some 10 ms, much more where many VMMs start at once on a busy host.
+	Timeout time.Duration
 }
 
 // APISocket is the name of the API's socket in the VMM's directory.
@@ -35,9 +37,10 @@ type Process struct {
 }
 
 const (
-	// socketTimeout bounds the time from exec to the API's socket: some 10 ms, much more on a loaded machine.
-	socketTimeout = 20 * time.Second
+	// socketPoll is the first pause between two looks for the API's socket. They grow to maxSocketPoll: the looks of many who wait would
+	// take the processor from the VMMs that they wait for.
 	socketPoll    = time.Millisecond
+	maxSocketPoll = 64 * time.Millisecond
 )
 
 // Start runs the VMM and returns when its API answers. The working directory of the calling process must be opt.Dir: it
@@ -58,17 +61,18 @@ func Start(ctx context.Context, opt Options) (*Process, error) {
 		p.err = cmd.Wait()
 		close(p.done)
 	}()
-	if err := p.waitSocket(ctx, filepath.Join(opt.Dir, APISocket)); err != nil {
+	if err := p.waitSocket(ctx, opt); err != nil {
 		p.Kill()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *Process) waitSocket(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+func (p *Process) waitSocket(ctx context.Context, opt Options) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, opt.Timeout, fmt.Errorf("not within %s (setting boot_timeout)", opt.Timeout))
 	defer cancel()
-	for {
+	began := time.Now()
+	for pause := socketPoll; ; {
 		if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", APISocket); err == nil {
 			return conn.Close()
 		}
@@ -76,9 +80,11 @@ func (p *Process) waitSocket(ctx context.Context, path string) error {
 		case <-p.done:
 			return fmt.Errorf("the VMM ended before its API answered: %w", p.exitError())
 		case <-ctx.Done():
-			return fmt.Errorf("the VMM's API at %s does not answer: %w", path, ctx.Err())
-		case <-time.After(socketPoll):
+			return fmt.Errorf("the VMM's API at %s does not answer: %w", filepath.Join(opt.Dir, APISocket), context.Cause(ctx))
+		case <-time.After(pause):
 		}
+		// A tenth of what has gone by: who waits for long does not mind it.
+		pause = min(max(socketPoll, time.Since(began)/10), maxSocketPoll)
 	}
 }
 

@@ -38,8 +38,8 @@ type Config struct {
 	KernelArgs string // added to the command line
 	MemoryMiB  int64
 	VCPUs      int
-	// BootTimeout bounds the time from InstanceStart until the agent has answered, and then each step of the start that
-	// waits for the agent: the mounts, the process.
+	// BootTimeout bounds the time until the VMM's API has answered, that from InstanceStart until the agent has, and then each step of
+	// the start that waits for the agent: the mounts, the process.
 	BootTimeout time.Duration
 
 	Hostname string
@@ -96,7 +96,8 @@ func Launch(ctx context.Context, cfg Config) (*Sandbox, error) {
 		return nil, errors.Join(err, s.console.Close())
 	}
 	s.vmm, err = firecracker.Start(ctx, firecracker.Options{
-		Path: cfg.VMM, ID: vmID(cfg.ID), Dir: cfg.Dir, Console: s.console.Lossy(), Log: s.vmmLog.Lossy(),
+		Timeout: cfg.BootTimeout,
+		Path:    cfg.VMM, ID: vmID(cfg.ID), Dir: cfg.Dir, Console: s.console.Lossy(), Log: s.vmmLog.Lossy(),
 	})
 	if err != nil {
 		return nil, errors.Join(s.evidence(err), s.console.Close(), s.vmmLog.Close())
