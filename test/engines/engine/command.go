@@ -92,6 +92,9 @@ func (h *Host) evidence() string {
 		text, _ := os.ReadFile(path)
 		fmt.Fprintf(&b, "%s:\n%s\n", path, text[max(0, len(text)-2000):])
 	}
+	if h.witness != nil {
+		b.WriteString(h.witness())
+	}
 	return b.String()
 }
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,6 +67,7 @@ func (e *Engine) startDocker(o Options) {
 		}()
 		e.stopDocker()
 	})
+	e.witness = e.goroutines
 	e.StartDaemon()
 }
 
@@ -116,6 +118,21 @@ func (e *Engine) StartDaemon() {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// goroutines asks dockerd where its goroutines are, which it writes into a file of its exec-root.
+func (e *Engine) goroutines() string {
+	if children := harness.Children(e.daemon.cmd.Process.Pid); len(children) == 1 {
+		_ = unix.Kill(children[0], unix.SIGUSR1)
+	}
+	var text []byte
+	for deadline := time.Now().Add(harness.Soon); len(text) == 0 && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		files, _ := filepath.Glob(filepath.Join(e.Dir, "x", "goroutine-stacks-*.log"))
+		for _, f := range files {
+			text, _ = os.ReadFile(f)
+		}
+	}
+	return fmt.Sprintf("dockerd's goroutines:\n%.100000s", text)
 }
 
 // DaemonPid is dockerd's process, as the machine sees it.

@@ -40,6 +40,8 @@ type Host struct {
 	name string
 	// hung is set once a command has not ended in time.
 	hung *atomic.Bool
+	// witness tells what the engine is at, for the evidence of what hangs; nil where there is no daemon.
+	witness func() string
 	// own are the processes and cgroups that are there from the beginning.
 	own map[string]bool
 }
