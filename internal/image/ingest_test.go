@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -284,5 +285,53 @@ func TestAPulledImageIsFoundByEitherDigest(t *testing.T) {
 		if got, err := s.Get(t.Context(), ref); (err == nil) != want || want && got.Digest != img.Digest {
 			t.Errorf("%s: %s, %v", ref, got.Name, err)
 		}
+	}
+}
+
+// Two Ingests want the same blob. One looks for it again and again while the other makes it the store's: it must never find neither the
+// whole one nor the partial one.
+func TestABlobIsNotGotAgainWhileItBecomesTheStores(t *testing.T) {
+	s := open(t)
+	for i := range 100 {
+		p, blob, config, manifest := pullable(t, fmt.Sprintf("pulled:%d", i), fmt.Sprint("content ", i))
+		d := ocispec.Descriptor{Digest: p.Layers[0].Digest, Size: p.Layers[0].Size}
+		first, second := ingest(t, s), ingest(t, s)
+		b := openBlob(t, first, d)
+		had := make(chan int64)
+		go func() {
+			for {
+				again, err := second.tryBlob(d)
+				if err != nil {
+					t.Error(err)
+				} else if again == nil {
+					continue
+				}
+				n := int64(-1)
+				if again != nil {
+					n = again.Have()
+					_ = again.Close()
+				}
+				had <- n
+				return
+			}
+		}()
+		var offset int64
+		_, err := io.Copy(io.Discard, b.Reader(from(blob, &offset)))
+		err = errors.Join(err, b.Finish(), first.Add(t.Context(), p.Config.Digest, config), first.Add(t.Context(), p.Manifest.Digest, manifest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The commit comes while the blob is locked, so that the second one's looks fall into it.
+		if _, err := first.Commit(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(b.Close(), s.dropPartial(d.Digest)); err != nil {
+			t.Fatal(err)
+		}
+		if n := <-had; n != d.Size {
+			t.Fatalf("round %d: the second has %d bytes of %d", i, n, d.Size)
+		}
+		first.Close()
+		second.Close()
 	}
 }

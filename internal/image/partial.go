@@ -62,21 +62,12 @@ func (g *Ingest) Blob(ctx context.Context, d ocispec.Descriptor, waiting func())
 
 // tryBlob opens a blob; nil, nil when another has it in use.
 func (g *Ingest) tryBlob(d ocispec.Descriptor) (*Blob, error) {
-	s := g.in.store
+	if b, err := g.wholeBlob(d); b != nil || err != nil {
+		return b, err
+	}
 	b := &Blob{g: g, desc: d}
-	// A link keeps the blob when its image is removed meanwhile. It is there already when two layers of one image are the same.
-	err := os.Link(s.blobPath(d.Digest), g.in.blobPath(d.Digest))
-	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if b.file, err = os.Open(g.in.blobPath(d.Digest)); err == nil {
-		b.whole = true
-		return b, b.measure()
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if b.file, err = os.OpenFile(s.partialPath(d.Digest), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	var err error
+	if b.file, err = os.OpenFile(g.in.store.partialPath(d.Digest), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, err
 	}
 	err = unix.Flock(int(b.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -90,11 +81,35 @@ func (g *Ingest) tryBlob(d ocispec.Descriptor) (*Blob, error) {
 		// Another has finished or removed it between the two calls.
 		return nil, b.file.Close()
 	}
+	// Another may have made it the store's, and removed the partial one, since it was looked for there: this one is new then.
+	if whole, err := g.wholeBlob(d); whole != nil || err != nil {
+		return whole, errors.Join(err, os.Remove(b.file.Name()), b.file.Close())
+	}
 	if err := b.measure(); !errors.Is(err, errOtherSize) {
 		return b, err
 	}
 	// Only its name is taken away: the file may be a blob of the store by now, in which nobody must write.
 	return nil, errors.Join(os.Remove(b.file.Name()), b.file.Close())
+}
+
+// wholeBlob opens a blob that the store or the Ingest has; nil, nil when there is none.
+func (g *Ingest) wholeBlob(d ocispec.Descriptor) (*Blob, error) {
+	// A link keeps the blob when its image is removed meanwhile. It is there already when two layers of one image are the same.
+	err := os.Link(g.in.store.blobPath(d.Digest), g.in.blobPath(d.Digest))
+	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	b := &Blob{g: g, desc: d, whole: true}
+	if b.file, err = os.Open(g.in.blobPath(d.Digest)); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := b.measure(); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // errOtherSize says that a partial blob cannot be the beginning of what is asked for.
