@@ -128,8 +128,14 @@ func sweep(ctx context.Context, dir, host string) error {
 	if err == nil {
 		err = json.Unmarshal(b, &s.record)
 	}
+	networks := slices.Clone(s.record.Networks)
 	if err == nil {
 		err = s.Close(ctx)
+	}
+	for _, j := range networks {
+		if err == nil {
+			err = dropUnwritten(j.Config)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("remove what is left of the container's networks: %w", err)

@@ -308,7 +308,8 @@ iptables-save; ip6tables-save`
 		filepath.Join(h.RunCVMDir(), "data/containers/*/network.json"), filepath.Join(h.RunCVMDir(), "data/containers/*/cni")} {
 		files, _ := filepath.Glob(pattern)
 		for _, f := range files {
-			all = append(all, f+"\n")
+			text, _ := os.ReadFile(f) // a directory has none
+			all = append(all, fmt.Sprintf("%s %.200q\n", f, text))
 		}
 	}
 	return strings.Join(all, "")
