@@ -75,6 +75,9 @@ func (s *Session) Detach(ctx context.Context) error {
 		if err == nil {
 			err = s.library(&s.record.Networks[i]).DelNetworkList(ctx, list, s.runtime(j))
 		}
+		if err == nil {
+			err = dropUnwritten(j.Config)
+		}
 		if err != nil {
 			return fmt.Errorf("disconnect the container's %s from its network: %w", j.Interface, err)
 		}
@@ -128,14 +131,8 @@ func sweep(ctx context.Context, dir, host string) error {
 	if err == nil {
 		err = json.Unmarshal(b, &s.record)
 	}
-	networks := slices.Clone(s.record.Networks)
 	if err == nil {
 		err = s.Close(ctx)
-	}
-	for _, j := range networks {
-		if err == nil {
-			err = dropUnwritten(j.Config)
-		}
 	}
 	if err != nil {
 		return fmt.Errorf("remove what is left of the container's networks: %w", err)
