@@ -21,25 +21,24 @@ import (
 // testTogether starts many containers at once: each has its own output and exit code.
 func testTogether(t *testing.T, e *engine.Engine, runtime string) {
 	const containers = 20
-	network := func(int) string { return "bridge" }
-	switch e.Kind {
-	case engine.DebianDocker:
+	network := func(int) []string { return nil }
+	if e.Kind == engine.DebianDocker {
 		// Before 20.10.27 Docker locks itself up for ever when containers of one network come and go in the same moment
 		// (moby/moby#46661), whatever their runtime: so each has one of its own.
-		network = func(i int) string { return fmt.Sprint("together-", i) }
+		name := func(i int) string { return fmt.Sprint("together-", i) }
+		network = func(i int) []string { return []string{"--network", name(i)} }
 		for i := range containers {
-			e.MustRun("network", "create", "--subnet", fmt.Sprintf("10.76.%d.0/24", i), network(i))
-			t.Cleanup(func() { e.MustRun("network", "rm", network(i)) })
+			e.MustRun("network", "create", "--subnet", fmt.Sprintf("10.76.%d.0/24", i), name(i))
+			t.Cleanup(func() { e.MustRun("network", "rm", name(i)) })
 		}
-	case engine.Podman:
-		network = func(int) string { return "podman" }
 	}
 	var all sync.WaitGroup
 	for i := range containers {
 		all.Go(func() {
 			want := fmt.Sprintf("this is %d\n", i)
-			r := e.Run(e.WithRuntime(runtime, "run", "--rm", "--network", network(i), engine.Busybox, "sh", "-c",
-				fmt.Sprintf("echo this is %d; exit %d", i, i))...)
+			args := append([]string{"run", "--rm"}, network(i)...)
+			args = append(args, engine.Busybox, "sh", "-c", fmt.Sprintf("echo this is %d; exit %d", i, i))
+			r := e.Run(e.WithRuntime(runtime, args...)...)
 			if r.Code != i || r.Stdout != want {
 				t.Errorf("container %d: exit code %d, stdout %q, stderr %.2000s", i, r.Code, r.Stdout, r.Stderr)
 			}
