@@ -129,6 +129,9 @@ func TestEachThingThatIsMissingIsNamed(t *testing.T) {
 	if !before.OK || !before.Emulated {
 		t.Fatalf("the host is not complete: %+v", before)
 	}
+	if l := before.line(t, "traffic control"); l.Status != "found" {
+		t.Errorf("%+v", l)
+	}
 	for _, m := range []struct {
 		name   string
 		needed bool
@@ -149,6 +152,7 @@ func TestEachThingThatIsMissingIsNamed(t *testing.T) {
 		{"run_dir", true, hidden{script: `mount -t tmpfs -o ro tmpfs "$RUNCVM_RUN_DIR"`}, "RUNCVM_RUN_DIR", ""},
 		{"Firecracker", false, hidden{files: []string{"path/firecracker"}}, "runcvm firecracker install", ""},
 		{"jailer", false, hidden{files: []string{"path/jailer"}}, "runcvm firecracker install", ""},
+		{"traffic control", false, hidden{as: "setpriv --bounding-set=-net_admin --inh-caps=-net_admin"}, "run as root", "privileges"},
 		{"e2fsck", false, hidden{files: []string{"path/e2fsck"}}, "apt-get install e2fsprogs", ""},
 		{"debugfs", false, hidden{files: []string{"path/debugfs"}}, "apt-get install e2fsprogs", ""},
 		{"KVM", false, hidden{device: "kvm"}, "", ""},
