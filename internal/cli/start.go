@@ -50,20 +50,13 @@ func (a *app) startable(ctx context.Context, ref string) (*container.Entry, erro
 	case err != nil:
 		return nil, err
 	case e.Bundle != nil:
-		return nil, refuseEngines(e)
+		return nil, monitor.RefuseStart(e.Name, e.Bundle)
 	case !e.Alive:
 		return e, nil
 	case e.State == string(sandbox.Paused):
 		return nil, fmt.Errorf("container %s: cannot start a paused container, try unpause instead", e.Name)
 	}
 	return nil, nil
-}
-
-// refuseEngines refuses the start of a container that an engine has made: that engine would not learn of it, and holds its root and
-// network.
-func refuseEngines(e *container.Entry) error {
-	return fmt.Errorf("container %s was made of a bundle by an engine such as Docker or Podman: start and restart %s by that",
-		e.Name, e.Bundle.ID)
 }
 
 // again is the request for another start of a container.
@@ -165,7 +158,7 @@ func (a *app) restart(ctx context.Context, ref string, f *stopFlags) error {
 		return err
 	}
 	if e.Bundle != nil {
-		return refuseEngines(e)
+		return monitor.RefuseStart(e.Name, e.Bundle)
 	}
 	if e.Alive {
 		err = a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) error {

@@ -84,6 +84,13 @@ func (m *monitor) next(code int, ran time.Duration) (wish *restartWish, delay ti
 	return nil, 0, false
 }
 
+// RefuseStart is why nobody but the engine that has made a container of this bundle starts it, or starts it again: the engine would not
+// learn of it, and holds the container's root and network.
+func RefuseStart(name string, b *container.Bundle) error {
+	return stateError(fmt.Sprintf("container %s was made of a bundle by an engine such as Docker or Podman: start and restart %s by that",
+		name, b.ID))
+}
+
 // wishRestart notes that somebody wants the container to be booted again; errNotRunning where it has ended for good.
 func (m *monitor) wishRestart() (*restartWish, error) {
 	m.mu.Lock()

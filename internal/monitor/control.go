@@ -89,6 +89,9 @@ func (s *controlServer) SendSignal(ctx context.Context, r *api.SendSignalRequest
 
 // Restart implements api.ControlService.
 func (s *controlServer) Restart(ctx context.Context, r *api.RestartRequest) (*api.RestartResponse, error) {
+	if b := s.m.req.Bundle; b != nil {
+		return nil, refuse(RefuseStart(s.m.req.Name, b))
+	}
 	wish, err := s.m.wishRestart()
 	if err != nil {
 		return nil, refuse(err)

@@ -2,8 +2,15 @@ package monitor
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/monitor/api"
 )
 
 func TestRestartPoliciesAreDockers(t *testing.T) {
@@ -75,5 +82,13 @@ func TestARestartThatFailsIsToldWithItsReason(t *testing.T) {
 		if err := w.await(t.Context(), over); !errors.Is(err, reason) {
 			t.Fatalf("got %v", err)
 		}
+	}
+}
+
+func TestAnEnginesContainerIsNotRestarted(t *testing.T) {
+	s := &controlServer{m: &monitor{req: Request{Name: "web", Bundle: &container.Bundle{ID: "0123"}}}}
+	_, err := s.Restart(t.Context(), &api.RestartRequest{})
+	if !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) || !strings.Contains(err.Error(), "start and restart 0123 by that") {
+		t.Errorf("%v", err)
 	}
 }
