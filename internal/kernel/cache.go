@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/runcvm/runcvm/internal/filelock"
 )
 
 // identity is what tells one content of a file from another without reading it.
@@ -44,11 +46,14 @@ func identities(kind string, paths ...string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
+// lockPrefix begins the name of the file whose lock is held by who makes an entry. The entry's name follows.
+const lockPrefix = ".lock-"
+
 // staleAfter is when a temporary directory of a process that was killed is removed: longer than any unpacking takes.
 const staleAfter = time.Hour
 
 // cached returns the directory cacheDir/name, making it with fill where it does not exist yet. It appears there whole, with
-// its files on disk, or not at all; of two processes at once the first wins and both return its work.
+// its files on disk, or not at all; of several processes at once one makes it and the others wait.
 func cached(ctx context.Context, cacheDir, name string, fill func(ctx context.Context, dir string) error) (string, error) {
 	final := filepath.Join(cacheDir, name)
 	if use(cacheDir, name) {
@@ -56,6 +61,15 @@ func cached(ctx context.Context, cacheDir, name string, fill func(ctx context.Co
 	}
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return "", fmt.Errorf("kernel cache: %w", err)
+	}
+	// Many guests that start at once on a host that has no entry yet would else make it at the expense of each other.
+	lock, err := filelock.Path(ctx, filepath.Join(cacheDir, lockPrefix+name))
+	if err != nil {
+		return "", fmt.Errorf("kernel cache: %w", err)
+	}
+	defer func() { _ = filelock.Drop(lock) }()
+	if use(cacheDir, name) {
+		return final, nil
 	}
 	removeStale(cacheDir)
 	tmp, err := os.MkdirTemp(cacheDir, ".tmp-")

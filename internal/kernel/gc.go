@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/garbage"
 )
 
@@ -65,7 +66,7 @@ func Garbage(cacheDir string, since time.Time) ([]garbage.Item, error) {
 		item := garbage.Item{Kind: "kernel cache", Path: path}
 		limit := since
 		switch {
-		case strings.HasPrefix(name, ".tmp-"):
+		case strings.HasPrefix(name, ".tmp-"), strings.HasPrefix(name, lockPrefix):
 			item.Why, limit = "its process is gone", time.Now().Add(-staleAfter)
 		case isEntry(name):
 			item.Why = "not used lately; the next start that needs it makes it again"
@@ -78,6 +79,9 @@ func Garbage(cacheDir string, since time.Time) ([]garbage.Item, error) {
 		}
 		item.Size = garbage.Size(path)
 		item.Remove = func(context.Context) (bool, error) { return removeEntry(cacheDir, name, limit) }
+		if strings.HasPrefix(name, lockPrefix) {
+			item.Remove = func(context.Context) (bool, error) { return removeLock(path) }
+		}
 		items = append(items, item)
 	}
 	return items, nil
@@ -90,6 +94,15 @@ func isEntry(name string) bool {
 		}
 	}
 	return false
+}
+
+// removeLock removes the file of a lock that nobody has.
+func removeLock(path string) (bool, error) {
+	lock, err := filelock.TryPath(path)
+	if err != nil || lock == nil {
+		return false, err
+	}
+	return true, filelock.Drop(lock)
 }
 
 // removeEntry takes the entry's name away while nobody can look it up, unless it was used meanwhile, and then removes it.

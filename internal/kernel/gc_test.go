@@ -5,8 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/runcvm/runcvm/internal/filelock"
 )
 
 // entry makes a cache entry with a file and returns its directory.
@@ -45,17 +48,57 @@ func TestGarbageOfTheCacheIsWhatWasNotUsed(t *testing.T) {
 	}
 	age(t, other, 48*time.Hour)
 	age(t, leftover, 2*staleAfter)
+	lock, held := filepath.Join(dir, lockPrefix+"kernel-1"), filepath.Join(dir, lockPrefix+"kernel-2")
+	for _, path := range []string{lock, held} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		age(t, path, 2*staleAfter)
+	}
+	holder, err := filelock.Path(t.Context(), held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
 	items, err := Garbage(dir, time.Now().Add(-24*time.Hour))
-	if err != nil || len(items) != 2 || items[0].Path != leftover || items[1].Path != unused {
+	if err != nil || len(items) != 4 || items[0].Path != lock || items[2].Path != leftover || items[3].Path != unused {
 		t.Fatalf("%+v, %v", items, err)
 	}
 	for _, i := range items {
-		if removed, err := i.Remove(t.Context()); !removed || err != nil {
+		if removed, err := i.Remove(t.Context()); removed == (i.Path == held) || err != nil {
 			t.Errorf("%s: removed %t, %v", i.Path, removed, err)
 		}
 	}
 	left, err := os.ReadDir(dir)
-	if err != nil || len(left) != 3 {
+	if err != nil || len(left) != 4 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+func TestOneOfManyAtOnceMakesAnEntry(t *testing.T) {
+	dir := t.TempDir()
+	var made atomic.Int32
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			path, err := cached(t.Context(), dir, "kernel-00", func(_ context.Context, tmp string) error {
+				made.Add(1)
+				time.Sleep(10 * time.Millisecond) // the others are to come meanwhile
+				return os.WriteFile(filepath.Join(tmp, "file"), []byte("x"), 0o600)
+			})
+			if err == nil {
+				_, err = os.Stat(filepath.Join(path, "file"))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if made.Load() != 1 {
+		t.Errorf("made %d times", made.Load())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("left are %v, %v", left, err)
 	}
 }

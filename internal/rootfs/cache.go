@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/rootfs/erofs"
 	"github.com/runcvm/runcvm/internal/rootfs/tree"
@@ -182,13 +183,13 @@ func (c *Cache) open(ctx context.Context, key string) (*Disk, error) {
 // newDisk takes a shared lock on f, unless it has been pruned meanwhile, which is fs.ErrNotExist. The caller closes f after an
 // error.
 func newDisk(ctx context.Context, f *os.File) (*Disk, error) {
-	if err := flock(ctx, f, unix.LOCK_SH); err != nil {
+	if err := filelock.Take(ctx, f, unix.LOCK_SH); err != nil {
 		return nil, fmt.Errorf("lock image disk %s: %w", f.Name(), err)
 	}
 	if lost, err := isLost(f); err != nil || lost {
 		return nil, cmp.Or(err, fs.ErrNotExist)
 	}
-	size, err := sizeAtPath(f)
+	size, err := filelock.SizeAtPath(f)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fs.ErrNotExist
 	}
@@ -207,14 +208,11 @@ func newDisk(ctx context.Context, f *os.File) (*Disk, error) {
 
 // buildOnce puts a disk into the cache, unless somebody else has done so meanwhile.
 func (c *Cache) buildOnce(ctx context.Context, key string, build func(prefix string) (*os.File, error)) error {
-	lock, err := lockPath(ctx, c.path(key+".lock"))
+	lock, err := filelock.Path(ctx, c.path(key+".lock"))
 	if err != nil {
 		return err
 	}
-	defer func() {
-		_ = os.Remove(lock.Name()) // what stays is only an empty file
-		lock.Close()
-	}()
+	defer func() { _ = filelock.Drop(lock) }()
 	path := c.path(key + diskSuffix)
 	if there, err := has(path); err != nil || there {
 		return err
@@ -288,7 +286,7 @@ func (c *Cache) link(ctx context.Context, blob, prefix string) (*os.File, error)
 
 // temp makes a temporary file and takes a lock on it before anybody could take it for a leftover.
 func (c *Cache) temp(ctx context.Context, create func() (*os.File, error), how int) (*os.File, error) {
-	lock, err := lockPath(ctx, c.path("lock"))
+	lock, err := filelock.Path(ctx, c.path("lock"))
 	if err != nil {
 		return nil, err
 	}
@@ -298,7 +296,7 @@ func (c *Cache) temp(ctx context.Context, create func() (*os.File, error), how i
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(ctx, f, how); err != nil {
+	if err := filelock.Take(ctx, f, how); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), os.Remove(f.Name()), f.Close())
 	}
 	return f, nil
@@ -394,7 +392,7 @@ func (c *Cache) List(ctx context.Context) ([]DiskInfo, error) {
 
 // Prune removes every disk that nobody uses, and what killed processes left, and returns the disks that it removed.
 func (c *Cache) Prune(ctx context.Context) ([]DiskInfo, error) {
-	lock, err := lockPath(ctx, c.path("lock"))
+	lock, err := filelock.Path(ctx, c.path("lock"))
 	if err != nil {
 		return nil, err
 	}

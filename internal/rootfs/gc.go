@@ -10,13 +10,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/garbage"
 )
 
 // Garbage finds the disks that nobody uses, and what killed processes left.
 func (c *Cache) Garbage(ctx context.Context) ([]garbage.Item, error) {
 	// Who makes a temporary file holds the lock until that has its own.
-	lock, err := lockPath(ctx, c.path("lock"))
+	lock, err := filelock.Path(ctx, c.path("lock"))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +51,7 @@ func (c *Cache) Garbage(ctx context.Context) ([]garbage.Item, error) {
 		}
 		item.Size = garbage.Size(item.Path)
 		item.Remove = func(ctx context.Context) (bool, error) {
-			lock, err := lockPath(ctx, c.path("lock"))
+			lock, err := filelock.Path(ctx, c.path("lock"))
 			if err != nil {
 				return false, err
 			}

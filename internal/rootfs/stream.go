@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/rootfs/erofs"
 	"github.com/runcvm/runcvm/internal/rootfs/tree"
@@ -36,7 +36,7 @@ type Stream struct {
 // the cache has the disk, or another is building it.
 func (c *Cache) Stream(ctx context.Context, img image.Image, cacheKey string) (*Stream, error) {
 	key := Key(img, cacheKey)
-	lock, err := tryLockPath(c.path(key + ".lock"))
+	lock, err := filelock.TryPath(c.path(key + ".lock"))
 	if err != nil || lock == nil {
 		return nil, err
 	}
@@ -51,26 +51,6 @@ func (c *Cache) Stream(ctx context.Context, img image.Image, cacheKey string) (*
 	}
 	s.builder = erofs.New(s.file)
 	return s, nil
-}
-
-// tryLockPath is lockPath that returns nil when another has the lock.
-func tryLockPath(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		_, err = sizeAtPath(f)
-	}
-	if err == nil {
-		return f, nil
-	}
-	f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) || errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
 
 // ReadLayer reads layer number i, which may be compressed, to its end, verifies what it is uncompressed, and writes its files.
@@ -124,6 +104,5 @@ func (s *Stream) Close() error {
 		}
 		errs = append(errs, s.file.Close())
 	}
-	_ = os.Remove(s.lock.Name()) // what stays is only an empty file
-	return errors.Join(append(errs, s.lock.Close())...)
+	return errors.Join(append(errs, filelock.Drop(s.lock))...)
 }
