@@ -14,12 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// interval is how often a lock that somebody else has is tried again: what is done with one takes seconds, and a waiting flock could
-// not be given up.
-const interval = 10 * time.Millisecond
+// A lock that somebody else has is tried again and again, since a waiting flock could not be given up: the longer it takes, the less
+// often, so that many who wait do not slow down the one that they wait for.
+const (
+	firstPause = 5 * time.Millisecond
+	maxPause   = 500 * time.Millisecond
+)
 
 // Take takes a lock on f (unix.LOCK_SH or unix.LOCK_EX), or gives up with the context.
 func Take(ctx context.Context, f *os.File, how int) error {
+	began := time.Now()
 	for {
 		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
@@ -28,7 +32,7 @@ func Take(ctx context.Context, f *os.File, how int) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(interval):
+		case <-time.After(min(max(firstPause, time.Since(began)/10), maxPause)):
 		}
 	}
 }
