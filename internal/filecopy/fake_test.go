@@ -19,6 +19,7 @@ import (
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/guestapi/archive"
 	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // fakeGuest stands for a monitor and its guest: the container's root directory is a directory of the test, and the VMM's vsock
@@ -51,15 +52,7 @@ func newContainer(t testing.TB) (*Container, *fakeGuest) {
 	l, err := net.Listen("unix", filepath.Join(run, container.VsockSocket))
 	must(t, err)
 	t.Cleanup(func() { l.Close(); dir.Close(); os.RemoveAll(run) })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go g.vsock(conn)
-		}
-	}()
+	go serve.Connections(l, g.vsock)
 	return &Container{ref: "c", id: "c", rpc: g, dir: dir}, g
 }
 

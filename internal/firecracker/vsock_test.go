@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // listen serves each connection to a Unix socket by answer, and returns the socket's path.
@@ -21,18 +23,10 @@ func listen(t *testing.T, answer func(net.Conn)) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				answer(c)
-			}()
-		}
-	}()
+	go serve.Connections(l, func(c net.Conn) {
+		defer c.Close()
+		answer(c)
+	})
 	return path
 }
 

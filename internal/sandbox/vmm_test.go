@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/timeline"
 	"github.com/runcvm/runcvm/test/hostile"
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // The test's own program stands in for a VMM, with an agent of package hostile behind its vsock: what a guest may do wrong
@@ -83,37 +82,8 @@ func vsock(mode string) {
 	if !ok {
 		agent = hostile.Modes["closing"]
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				panic(err)
-			}
-			go func() {
-				b := bufio.NewReaderSize(c, 16)
-				line, err := b.ReadString('\n')
-				if err != nil {
-					c.Close()
-					return
-				}
-				_, _ = io.WriteString(c, "OK 1073741824\n")
-				behave := agent.Stream
-				if line == fmt.Sprintf("CONNECT %d\n", guestapi.PortAgent) {
-					behave = agent.Agent
-				}
-				behave(&buffered{c, b})
-			}()
-		}
-	}()
+	go serve.Connections(l, agent.Connect)
 }
-
-// buffered reads first what was read too much.
-type buffered struct {
-	net.Conn
-	r io.Reader
-}
-
-func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 
 const (
 	// patience is for what must not take long, on a machine that has other things to do.

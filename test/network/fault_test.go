@@ -18,6 +18,7 @@ import (
 
 	"github.com/runcvm/runcvm/test/harness"
 	"github.com/runcvm/runcvm/test/network/tapguest"
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // neighbours is a host with a container that has a guest and one that is a process's.
@@ -116,18 +117,7 @@ func (n *neighbours) echoConnection() echoed {
 	l, err := tapguest.Listen(n.guest.Namespace, n.bound.v4)
 	must(n.t, err)
 	n.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	go serve.Connections(l, serve.Echo)
 	c, err := tapguest.Dial(context.Background(), n.host, l.Addr().String())
 	must(n.t, err)
 	n.t.Cleanup(func() { c.Close() })
@@ -240,16 +230,7 @@ func leaveConnections(t *testing.T, from, to *tapguest.Namespace, address netip.
 	l, err := tapguest.Listen(to, address)
 	must(t, err)
 	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.Copy(io.Discard, c)
-			c.Close()
-		}
-	}()
+	go serve.Connections(l, serve.Discard)
 	must(t, from.Do(func() error {
 		for i := range maxClosed {
 			if i >= waiting && i%50 == 0 && areWaiting() == nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/runcvm/runcvm/test/harness"
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // TestAProcessThatDialsGetsNothing dials every port of the host, and the agent, from within a container. For a proof that
@@ -83,15 +84,8 @@ func listenAt(t *testing.T, dir, name string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(c, "opened by the test")
-			_, _ = io.Copy(io.Discard, c)
-			c.Close()
-		}
-	}()
+	go serve.Connections(l, func(c net.Conn) {
+		_, _ = io.WriteString(c, "opened by the test")
+		serve.Discard(c)
+	})
 }

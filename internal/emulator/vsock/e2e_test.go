@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/runcvm/runcvm/internal/kernel"
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // machine is a guest of QEMU's with testdata/guest as PID 1.
@@ -196,18 +197,7 @@ func TestLinuxGuest(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					_, _ = io.Copy(c, c)
-					c.Close()
-				}()
-			}
-		}()
+		go serve.Connections(l, serve.Echo)
 		c := m.sub(t).dial(5003)
 		fmt.Fprint(c, "dial 7000 200 100000\n")
 		if got := readLine(t, c); got != "ok\n" {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // stack is a guest's AF_VSOCK on top of a driver: sockets with flow control, as Linux's are.
@@ -294,18 +296,7 @@ func TestManyConnections(t *testing.T) {
 			errs <- err
 		}()
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(c, c)
-				c.Close()
-			}()
-		}
-	}()
+	go serve.Connections(l, serve.Echo)
 	for range 2 * conns {
 		if err := <-errs; err != nil {
 			t.Error(err)

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // Addresses of the neighbour of each host, and names that its name server knows: IPv6Name has no IPv4 address, and the answer for
@@ -28,7 +30,7 @@ const (
 func (h *Host) ServeOutside() {
 	h.t.Helper()
 	err := h.InNetwork("outside", func() error {
-		udp, err := net.ListenPacket("udp", ":53")
+		udp, err := net.ListenUDP("udp", &net.UDPAddr{Port: 53})
 		if err != nil {
 			return err
 		}
@@ -41,8 +43,9 @@ func (h *Host) ServeOutside() {
 			return err
 		}
 		h.t.Cleanup(func() { _, _, _ = udp.Close(), tcp.Close(), web.Close() })
-		go serveDatagrams(udp)
-		go serveConnections(tcp)
+		// Until they are closed.
+		go func() { _ = serve.Datagrams(udp, func(b []byte) []byte { return answer(b, false) }) }()
+		go serve.Connections(tcp, answerConnection)
 		go func() {
 			_ = http.Serve(web, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				host, _, _ := net.SplitHostPort(r.RemoteAddr)
@@ -56,42 +59,22 @@ func (h *Host) ServeOutside() {
 	}
 }
 
-func serveDatagrams(c net.PacketConn) {
-	b := make([]byte, 4096)
+// answerConnection answers questions by TCP, each with its length before it (RFC 1035, section 4.2.2).
+func answerConnection(c net.Conn) {
+	defer c.Close()
 	for {
-		n, from, err := c.ReadFrom(b)
-		if err != nil {
+		var length [2]byte
+		if _, err := io.ReadFull(c, length[:]); err != nil {
 			return
 		}
-		if reply := answer(b[:n], false); reply != nil {
-			_, _ = c.WriteTo(reply, from)
-		}
-	}
-}
-
-func serveConnections(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
+		b := make([]byte, binary.BigEndian.Uint16(length[:]))
+		if _, err := io.ReadFull(c, b); err != nil {
 			return
 		}
-		go func() {
-			defer c.Close()
-			for {
-				var length [2]byte
-				if _, err := io.ReadFull(c, length[:]); err != nil {
-					return
-				}
-				b := make([]byte, binary.BigEndian.Uint16(length[:]))
-				if _, err := io.ReadFull(c, b); err != nil {
-					return
-				}
-				reply := answer(b, true)
-				if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)); err != nil {
-					return
-				}
-			}
-		}()
+		reply := answer(b, true)
+		if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)); err != nil {
+			return
+		}
 	}
 }
 

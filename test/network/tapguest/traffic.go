@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // Transfer sends size bytes by TCP from one namespace to an address of another, and returns the time from the connection's begin until the
@@ -136,7 +138,7 @@ func RoundTrips(from, to *Namespace, address netip.Addr, size, count int) (time.
 	}
 	defer client.Close()
 	defer server.Close()
-	go echo(server)
+	go func() { _ = serve.EchoDatagrams(server) }() // until it is closed
 	question, answer := make([]byte, size), make([]byte, size+1)
 	start := time.Now()
 	if err := client.SetDeadline(start.Add(datagramTimeout)); err != nil {
@@ -176,18 +178,4 @@ func datagrams(from, to *Namespace, address netip.Addr) (server, client *net.UDP
 		server.Close()
 	}
 	return server, client, err
-}
-
-// echo answers each datagram with its content until the socket is closed.
-func echo(c *net.UDPConn) {
-	b := make([]byte, 1<<16)
-	for {
-		n, from, err := c.ReadFromUDPAddrPort(b)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err == nil {
-			_, _ = c.WriteToUDPAddrPort(b[:n], from)
-		}
-	}
 }

@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,12 +12,12 @@ import (
 	"os"
 	"strings"
 
-	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/test/hostile"
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 func main() {
-	if err := serve(); err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "guestless:", err)
 		os.Exit(1)
 	}
@@ -30,7 +29,7 @@ type vmm struct {
 	vsock string
 }
 
-func serve() error {
+func run() error {
 	for i, arg := range os.Args {
 		if arg == "--api-sock" && i+1 < len(os.Args) {
 			l, err := net.Listen("unix", os.Args[i+1])
@@ -87,40 +86,6 @@ func (v *vmm) listen() error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go v.connect(c)
-		}
-	}()
+	go serve.Connections(l, v.mode.Connect)
 	return nil
 }
-
-// connect answers the words that Firecracker takes on its vsock's socket.
-func (v *vmm) connect(c net.Conn) {
-	b := bufio.NewReaderSize(c, 64)
-	line, err := b.ReadString('\n')
-	if err == nil {
-		_, err = io.WriteString(c, "OK 1073741824\n")
-	}
-	if err != nil {
-		c.Close()
-		return
-	}
-	behave := v.mode.Stream
-	if line == fmt.Sprintf("CONNECT %d\n", guestapi.PortAgent) {
-		behave = v.mode.Agent
-	}
-	behave(&buffered{c, b})
-}
-
-// buffered reads first what was read too much.
-type buffered struct {
-	net.Conn
-	r io.Reader
-}
-
-func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }

@@ -10,13 +10,15 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 func main() {
 	var err error
 	switch len(os.Args) {
 	case 2:
-		err = serve(os.Args[1])
+		err = listen(os.Args[1])
 	case 3:
 		err = ask(os.Args[1], os.Args[2])
 	default:
@@ -28,21 +30,16 @@ func main() {
 	}
 }
 
-func serve(address string) error {
-	c, err := net.ListenPacket("udp", address)
+func listen(address string) error {
+	at, err := net.ResolveUDPAddr("udp", address)
 	if err != nil {
 		return err
 	}
-	b := make([]byte, 64<<10)
-	for {
-		n, from, err := c.ReadFrom(b)
-		if err != nil {
-			return err
-		}
-		if _, err := c.WriteTo(b[:n], from); err != nil {
-			return err
-		}
+	c, err := net.ListenUDP("udp", at)
+	if err != nil {
+		return err
 	}
+	return serve.EchoDatagrams(c)
 }
 
 // attempts are how often a datagram, which may get lost, is sent: one a second.
