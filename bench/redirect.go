@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/guestapi"
-	"github.com/runcvm/runcvm/internal/network"
 	"github.com/runcvm/runcvm/test/network/tapguest"
 )
 
@@ -29,16 +26,11 @@ const (
 	wireMTU = 1500
 )
 
-var (
-	outsideAddress = netip.MustParseAddr("10.79.0.1")
-	guestAddress   = netip.MustParseAddr("10.79.0.2")
-)
-
 // wired is a guest of package tapguest, whose TAP is joined with a container's interface in one way or the other.
 type wired struct {
-	outside *tapguest.Namespace
-	guest   *tapguest.Guest
-	undo    cleanup.Stack
+	*tapguest.Bed
+	container *tapguest.Container
+	guest     *tapguest.Guest
 }
 
 // redirectRow compares the redirection of frames between a container's interface and its guest's TAP with a Linux bridge of the two.
@@ -47,22 +39,22 @@ func redirectRow(ctx context.Context, b *bench) (_ []Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, redirected.close(ctx)) }()
+	defer func() { err = errors.Join(err, redirected.Close()) }()
 	bridged, err := newWired(ctx, bridgeTAP)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, bridged.close(ctx)) }()
+	defer func() { err = errors.Join(err, bridged.Close()) }()
 	var results []Result
 	for _, direction := range []struct {
 		name, what string
 		transfer   func(*wired) (time.Duration, error)
 	}{
 		{"redirect-to-guest-ratio", "to the guest", func(w *wired) (time.Duration, error) {
-			return tapguest.Transfer(ctx, w.outside, w.guest.Namespace, guestAddress, transferSize, false)
+			return tapguest.Transfer(ctx, w.Host, w.guest.Namespace, w.container.V4, transferSize, false)
 		}},
 		{"redirect-from-guest-ratio", "from the guest", func(w *wired) (time.Duration, error) {
-			return tapguest.Transfer(ctx, w.guest.Namespace, w.outside, outsideAddress, transferSize, false)
+			return tapguest.Transfer(ctx, w.guest.Namespace, w.Host, tapguest.Host4, transferSize, false)
 		}},
 	} {
 		ours, baseline, err := pairs(b.transfers, side(direction.transfer, redirected), side(direction.transfer, bridged))
@@ -78,7 +70,7 @@ func redirectRow(ctx context.Context, b *bench) (_ []Result, err error) {
 		})
 	}
 	trip := func(w *wired) (time.Duration, error) {
-		took, err := tapguest.RoundTrips(w.outside, w.guest.Namespace, guestAddress, tripSize, trips)
+		took, err := tapguest.RoundTrips(w.Host, w.guest.Namespace, w.container.V4, tripSize, trips)
 		return took / trips, err
 	}
 	ours, baseline, err := pairs(b.transfers, side(trip, redirected), side(trip, bridged))
@@ -104,80 +96,60 @@ func microseconds(seconds []float64) []float64 {
 	return us
 }
 
-// newWired makes two namespaces, a wire between them, and a guest by join, which gets the container's.
-func newWired(ctx context.Context, join func(context.Context, *wired, *tapguest.Namespace) error) (_ *wired, err error) {
+// newWired makes a host, a container at the other end of a wire, and a guest by join.
+func newWired(ctx context.Context, join func(context.Context, *wired) error) (_ *wired, err error) {
 	w := &wired{}
+	if w.Bed, err = tapguest.NewBed(wireMTU); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, w.close(ctx))
+			err = errors.Join(err, w.Close())
 		}
 	}()
-	if w.outside, err = tapguest.NewNamespace(); err != nil {
+	if w.container, err = w.AddContainer(); err != nil {
 		return nil, err
 	}
-	w.undo.AddFunc(w.outside.Close)
-	container, err := tapguest.NewNamespace()
-	if err != nil {
+	if err := join(ctx, w); err != nil {
 		return nil, err
 	}
-	w.undo.AddFunc(container.Close)
-	err = tapguest.Wire(wireMTU,
-		tapguest.Port{Namespace: w.outside, Name: "outside", Addresses: []netip.Prefix{netip.PrefixFrom(outsideAddress, 24)}},
-		tapguest.Port{Namespace: container, Name: "eth0"})
-	if err != nil {
-		return nil, err
-	}
-	if err := join(ctx, w, container); err != nil {
-		return nil, err
-	}
-	w.undo.AddFunc(w.guest.Close)
+	w.Undo(w.guest.Close)
 	return w, nil
 }
 
-func (w *wired) close(ctx context.Context) error { return w.undo.Run(ctx, time.Minute) }
-
 // redirectTAP joins TAP and interface as RunCVM does, in the way that has most filters: beside Docker's resolver.
-func redirectTAP(ctx context.Context, w *wired, container *tapguest.Namespace) error {
-	var binding *network.Binding
-	err := container.Do(func() error {
-		eth0, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		mask := net.CIDRMask(24, 32)
-		if err := netlink.AddrAdd(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: guestAddress.AsSlice(), Mask: mask}}); err != nil {
-			return err
-		}
-		resolver, err := net.ListenPacket("udp4", "127.0.0.11:0")
-		if err != nil {
-			return err
-		}
-		w.undo.AddFunc(resolver.Close)
-		binding, err = network.Bind(ctx, "bench")
-		return err
-	})
+func redirectTAP(ctx context.Context, w *wired) error {
+	resolver, err := w.container.ListenAsResolver()
 	if err != nil {
 		return err
 	}
-	w.undo.AddFunc(func() error { return container.Do(binding.Close) })
+	w.Undo(resolver.Close)
+	binding, err := w.container.Bind(ctx, "bench")
+	if err != nil {
+		return err
+	}
+	w.Undo(binding.Close)
 	if len(binding.NICs) != 1 || !binding.Resolver || len(binding.Notes) > 0 {
 		return fmt.Errorf("not all filters are there: %d interfaces, with a resolver: %t, notes: %q",
 			len(binding.NICs), binding.Resolver, binding.Notes)
 	}
-	w.guest, err = tapguest.Attach(container, []string{binding.NICs[0].HostDevName}, binding.Guest)
+	w.guest, err = binding.Attach()
 	return err
 }
 
-// bridgeTAP joins them by a bridge. The guest needs a hardware address of its own: the bridge takes that of a member for itself.
-func bridgeTAP(_ context.Context, w *wired, container *tapguest.Namespace) (err error) {
+// bridgeTAP joins them by a bridge. The guest gets the container's address, and needs a hardware address of its own: the bridge takes that
+// of a member for itself.
+func bridgeTAP(_ context.Context, w *wired) (err error) {
+	const bits = 24
+	address := w.container.V4.AsSlice()
 	request := &guestapi.NetworkRequest{Interfaces: []*guestapi.NetworkInterface{{
 		Name: "eth0", Mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Mtu: wireMTU,
-		Addresses: []*guestapi.NetworkAddress{{Ip: guestAddress.AsSlice(), Prefix: 24}},
+		Addresses: []*guestapi.NetworkAddress{{Ip: address, Prefix: bits}},
 	}}}
-	if w.guest, err = tapguest.Attach(container, []string{"tap0"}, request); err != nil {
+	if w.guest, err = tapguest.Attach(w.container.Namespace, []string{"tap0"}, request); err != nil {
 		return err
 	}
-	return container.Do(func() error {
+	return w.container.Do(func() error {
 		// A bridge that calls iptables for each frame would be slower.
 		calls, err := filepath.Glob("/proc/sys/net/bridge/bridge-nf-call-*")
 		if err != nil {
@@ -188,16 +160,19 @@ func bridgeTAP(_ context.Context, w *wired, container *tapguest.Namespace) (err 
 				return err
 			}
 		}
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrDel(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: address, Mask: net.CIDRMask(bits, 8*len(address))}}); err != nil {
+			return err
+		}
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
 		if err := netlink.LinkAdd(bridge); err != nil {
 			return err
 		}
 		for _, name := range []string{"tap0", "eth0"} {
-			member, err := netlink.LinkByName(name)
-			if err != nil {
-				return err
-			}
-			if err := errors.Join(netlink.LinkSetMaster(member, bridge), netlink.LinkSetUp(member)); err != nil {
+			if err := tapguest.AddToBridge(bridge, name); err != nil {
 				return err
 			}
 		}

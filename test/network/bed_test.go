@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 
-	"github.com/runcvm/runcvm/internal/network"
 	"github.com/runcvm/runcvm/test/harness"
 	"github.com/runcvm/runcvm/test/network/tapguest"
 )
@@ -25,44 +24,24 @@ const (
 	mebibyte = 1 << 20
 	gibibyte = 1 << 30
 
-	bridge = "br0"
 	// containerID is of the container that has a guest.
 	containerID = "0123456789abcdef"
 	tapName     = "b9fc_01234567"
 )
 
-// The host's addresses on the bridge.
-var (
-	host4 = netip.MustParseAddr("10.77.0.1")
-	host6 = netip.MustParseAddr("fd77::1")
-)
-
-// bed is a host's namespace with a bridge.
+// bed is a host with a bridge, and containers on that.
 type bed struct {
-	t    *testing.T
-	host *tapguest.Namespace
-	mtu  int
-	// containers are how many there are.
-	containers int
+	*tapguest.Bed
+	t *testing.T
 }
 
 func newBed(t *testing.T, mtu int) *bed {
 	t.Helper()
-	b := &bed{t: t, host: newNamespace(t), mtu: mtu}
-	must(t, b.host.Do(func() error {
-		for _, args := range [][]string{
-			{"link", "add", bridge, "mtu", fmt.Sprint(mtu), "type", "bridge"},
-			{"addr", "add", host4.String() + "/24", "dev", bridge},
-			{"addr", "add", host6.String() + "/64", "dev", bridge, "nodad"},
-			{"link", "set", bridge, "up"},
-		} {
-			if err := ip(args...); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
-	return b
+	b, err := tapguest.NewBed(mtu)
+	must(t, err)
+	t.Cleanup(func() { must(t, b.Close()) })
+	must(t, b.AddBridge())
+	return &bed{b, t}
 }
 
 func must(t testing.TB, err error) {
@@ -90,72 +69,37 @@ func run(name string, args ...string) error {
 	return nil
 }
 
-// container is a namespace with an interface on the bridge.
-type container struct {
-	*tapguest.Namespace
-	// port is the other end of its eth0, on the bridge.
-	port   string
-	v4, v6 netip.Addr
-}
-
 // container adds a container.
-func (b *bed) container() *container {
+func (b *bed) container() *tapguest.Container {
 	b.t.Helper()
-	b.containers++
-	c := &container{Namespace: newNamespace(b.t), port: fmt.Sprintf("port%d", b.containers)}
-	c.v4, c.v6 = host4, host6
-	for range b.containers {
-		c.v4, c.v6 = c.v4.Next(), c.v6.Next()
-	}
-	must(b.t, tapguest.Wire(b.mtu, tapguest.Port{Namespace: b.host, Name: c.port}, tapguest.Port{
-		Namespace: c.Namespace, Name: "eth0", Addresses: []netip.Prefix{netip.PrefixFrom(c.v4, 24), netip.PrefixFrom(c.v6, 64)},
-		Gateways: []netip.Addr{host4, host6},
-	}))
-	must(b.t, b.host.Do(func() error { return ip("link", "set", c.port, "master", bridge) }))
+	c, err := b.AddContainer()
+	must(b.t, err)
 	return c
 }
 
 // bind binds a container's network.
-func bind(t *testing.T, c *container, id string) *network.Binding {
+func bind(t *testing.T, c *tapguest.Container, id string) *tapguest.Binding {
 	t.Helper()
-	binding, err := tryBind(c, id)
+	binding, err := c.Bind(t.Context(), id)
 	must(t, err)
 	return binding
 }
 
-func tryBind(c *container, id string) (binding *network.Binding, err error) {
-	err = c.Do(func() error {
-		binding, err = network.Bind(context.Background(), id)
-		return err
-	})
-	return binding, err
-}
-
-// unbind removes what bind has made.
-func unbind(t *testing.T, c *container, binding *network.Binding) {
-	t.Helper()
-	must(t, c.Do(binding.Close))
-}
-
 // attach gives a guest the interfaces of a binding.
-func attach(t *testing.T, c *container, binding *network.Binding) *tapguest.Guest {
+func attach(t *testing.T, binding *tapguest.Binding) *tapguest.Guest {
 	t.Helper()
-	var taps []string
-	for _, nic := range binding.NICs {
-		taps = append(taps, nic.HostDevName)
-	}
-	g, err := tapguest.Attach(c.Namespace, taps, binding.Guest)
+	g, err := binding.Attach()
 	must(t, err)
 	t.Cleanup(func() { g.Close() })
 	return g
 }
 
 // guest gives a container a guest, until the test's end.
-func guest(t *testing.T, c *container) *tapguest.Guest {
+func guest(t *testing.T, c *tapguest.Container) *tapguest.Guest {
 	t.Helper()
 	binding := bind(t, c, containerID)
-	t.Cleanup(func() { unbind(t, c, binding) })
-	return attach(t, c, binding)
+	t.Cleanup(func() { must(t, binding.Close()) })
+	return attach(t, binding)
 }
 
 // transfer sends by TCP and fails the test unless all arrives.
@@ -177,9 +121,9 @@ func exchange(t *testing.T, from, to *tapguest.Namespace, address netip.Addr, si
 }
 
 // both calls a function with a container's addresses of each family, and the host's.
-func both(c *container, do func(guest, host netip.Addr)) {
-	do(c.v4, host4)
-	do(c.v6, host6)
+func both(c *tapguest.Container, do func(guest, host netip.Addr)) {
+	do(c.V4, tapguest.Host4)
+	do(c.V6, tapguest.Host6)
 }
 
 // state is what a namespace has, for comparison: interfaces, addresses, routes, permanent neighbours, qdiscs, filters, tables

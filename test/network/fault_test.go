@@ -24,7 +24,7 @@ import (
 // neighbours is a host with a container that has a guest and one that is a process's.
 type neighbours struct {
 	*bed
-	bound, other *container
+	bound, other *tapguest.Container
 	guest        *tapguest.Guest
 }
 
@@ -42,9 +42,9 @@ func (n *neighbours) othersAreWell() {
 	both(n.other, func(other, host netip.Addr) {
 		n.t.Helper()
 		for range 10 {
-			transfer(n.t, n.host, n.other.Namespace, other, mebibyte)
-			transfer(n.t, n.other.Namespace, n.host, host, mebibyte)
-			exchange(n.t, n.host, n.other.Namespace, other, 1000, 10)
+			transfer(n.t, n.Host, n.other.Namespace, other, mebibyte)
+			transfer(n.t, n.other.Namespace, n.Host, host, mebibyte)
+			exchange(n.t, n.Host, n.other.Namespace, other, 1000, 10)
 		}
 	})
 }
@@ -54,15 +54,15 @@ func (n *neighbours) guestIsWell() {
 	n.t.Helper()
 	both(n.bound, func(guest, host netip.Addr) {
 		n.t.Helper()
-		transfer(n.t, n.host, n.guest.Namespace, guest, mebibyte)
-		transfer(n.t, n.guest.Namespace, n.host, host, mebibyte)
+		transfer(n.t, n.Host, n.guest.Namespace, guest, mebibyte)
+		transfer(n.t, n.guest.Namespace, n.Host, host, mebibyte)
 	})
 }
 
 // setPort sets the host's end of the container's wire up or down.
 func (n *neighbours) setPort(state string) {
 	n.t.Helper()
-	must(n.t, n.host.Do(func() error { return ip("link", "set", n.bound.port, state) }))
+	must(n.t, n.Host.Do(func() error { return ip("link", "set", n.bound.Port, state) }))
 }
 
 func TestTrafficComesBackAfterALossOfCarrier(t *testing.T) {
@@ -114,11 +114,11 @@ func (e echoed) answer(text string) error {
 // echoConnection connects the host with the guest.
 func (n *neighbours) echoConnection() echoed {
 	n.t.Helper()
-	l, err := tapguest.Listen(n.guest.Namespace, n.bound.v4)
+	l, err := tapguest.Listen(n.guest.Namespace, n.bound.V4)
 	must(n.t, err)
 	n.t.Cleanup(func() { l.Close() })
 	go serve.Connections(l, serve.Echo)
-	c, err := tapguest.Dial(context.Background(), n.host, l.Addr().String())
+	c, err := tapguest.Dial(context.Background(), n.Host, l.Addr().String())
 	must(n.t, err)
 	n.t.Cleanup(func() { c.Close() })
 	return echoed{c}
@@ -134,8 +134,8 @@ func TestAFullQueueHoldsNobodyElseUp(t *testing.T) {
 	// The stream's own window alone does not fill the queue; datagrams do.
 	_, err := io.WriteString(stream, "during")
 	must(t, err)
-	must(t, n.host.Do(func() error {
-		c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(n.bound.v4, 9)))
+	must(t, n.Host.Do(func() error {
+		c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(n.bound.V4, 9)))
 		if err != nil {
 			return err
 		}
@@ -187,8 +187,8 @@ const (
 
 func TestAThousandClosedConnectionsOfAGuestHinderNoNewOne(t *testing.T) {
 	n := newNeighbours(t)
-	leaveConnections(t, n.guest.Namespace, n.host, host4)
-	leaveConnections(t, n.host, n.guest.Namespace, n.bound.v4)
+	leaveConnections(t, n.guest.Namespace, n.Host, tapguest.Host4)
+	leaveConnections(t, n.Host, n.guest.Namespace, n.bound.V4)
 	n.guestIsWell()
 	n.othersAreWell()
 }
@@ -199,29 +199,25 @@ func TestAThousandClosedConnectionsOfTheNamespaceHinderNoNewOne(t *testing.T) {
 	c := b.container()
 	listenAsResolver(t, c)
 	g := guest(t, c)
-	leaveConnections(t, c.Namespace, b.host, host4)
-	transfer(t, c.Namespace, b.host, host4, mebibyte)
-	transfer(t, g.Namespace, b.host, host4, mebibyte)
-	exchange(t, c.Namespace, b.host, host4, 100, 10)
-	exchange(t, g.Namespace, b.host, host4, 100, 10)
+	leaveConnections(t, c.Namespace, b.Host, tapguest.Host4)
+	transfer(t, c.Namespace, b.Host, tapguest.Host4, mebibyte)
+	transfer(t, g.Namespace, b.Host, tapguest.Host4, mebibyte)
+	exchange(t, c.Namespace, b.Host, tapguest.Host4, 100, 10)
+	exchange(t, g.Namespace, b.Host, tapguest.Host4, 100, 10)
 	// Twice as many as there are ports: those that wait are used again.
 	for range 8 {
-		leaveConnections(t, c.Namespace, b.host, host4)
+		leaveConnections(t, c.Namespace, b.Host, tapguest.Host4)
 	}
-	transfer(t, c.Namespace, b.host, host4, mebibyte)
-	transfer(t, g.Namespace, b.host, host4, mebibyte)
+	transfer(t, c.Namespace, b.Host, tapguest.Host4, mebibyte)
+	transfer(t, g.Namespace, b.Host, tapguest.Host4, mebibyte)
 }
 
 // listenAsResolver has a socket where Docker's resolver has it.
-func listenAsResolver(t *testing.T, c *container) {
+func listenAsResolver(t *testing.T, c *tapguest.Container) {
 	t.Helper()
-	must(t, c.Do(func() error {
-		p, err := net.ListenPacket("udp", "127.0.0.11:0")
-		if err == nil {
-			t.Cleanup(func() { p.Close() })
-		}
-		return err
-	}))
+	socket, err := c.ListenAsResolver()
+	must(t, err)
+	t.Cleanup(func() { socket.Close() })
 }
 
 // leaveConnections opens and closes connections, the client first, and fails the test unless they are in TIME_WAIT.

@@ -26,16 +26,16 @@ func TestAHostileGuestHarmsNobodyElse(t *testing.T) {
 	for name, next := range hostile(n) {
 		t.Run(name, func(t *testing.T) {
 			n := *n
-			n.bed = &bed{t: t, host: n.host}
+			n.bed = &bed{n.Bed, t}
 			n.othersAreWell()
-			namespace, host := state(t, n.bound.Namespace, "eth0"), state(t, n.host, bridge)
+			namespace, host := state(t, n.bound.Namespace, "eth0"), state(t, n.Host, tapguest.Bridge)
 			log := kernelLog(t)
 			stop := flood(n.guest.NICs[0], next)
 			n.othersAreWell()
 			sent, taken := stop()
 			t.Logf("%d of %d frames were taken", taken, sent)
 			unchanged(t, n.bound.Namespace, "eth0", namespace)
-			unchanged(t, n.host, bridge, host)
+			unchanged(t, n.Host, tapguest.Bridge, host)
 			n.hostKnowsEachWhereItIs()
 			n.guestIsWell()
 			n.othersAreWell()
@@ -74,10 +74,10 @@ func flood(nic *tapguest.NIC, next func(*rand.Rand, int) frame) (stop func() (se
 func (n *neighbours) hostKnowsEachWhereItIs() {
 	n.t.Helper()
 	right := map[string]string{}
-	for c, mac := range map[*container]net.HardwareAddr{n.bound: n.guest.NICs[0].MAC, n.other: macOf(n.t, n.other.Namespace, "eth0")} {
-		right[c.v4.String()], right[c.v6.String()] = mac.String(), mac.String()
+	for c, mac := range map[*tapguest.Container]net.HardwareAddr{n.bound: n.guest.NICs[0].MAC, n.other: macOf(n.t, n.other.Namespace, "eth0")} {
+		right[c.V4.String()], right[c.V6.String()] = mac.String(), mac.String()
 	}
-	must(n.t, n.host.Do(func() error {
+	must(n.t, n.Host.Do(func() error {
 		known, err := netlink.NeighList(0, netlink.FAMILY_ALL)
 		for _, k := range known {
 			if k.State&(netlink.NUD_NOARP|netlink.NUD_FAILED) == 0 && !k.IP.IsLinkLocalUnicast() && right[k.IP.String()] != k.HardwareAddr.String() {
@@ -86,9 +86,9 @@ func (n *neighbours) hostKnowsEachWhereItIs() {
 		}
 		return err
 	}))
-	want := map[string]string{n.guest.NICs[0].MAC.String(): n.bound.port, macOf(n.t, n.other.Namespace, "eth0").String(): n.other.port}
-	must(n.t, n.host.Do(func() error {
-		out, err := exec.Command("bridge", "fdb", "show", "br", bridge, "dynamic").Output()
+	want := map[string]string{n.guest.NICs[0].MAC.String(): n.bound.Port, macOf(n.t, n.other.Namespace, "eth0").String(): n.other.Port}
+	must(n.t, n.Host.Do(func() error {
+		out, err := exec.Command("bridge", "fdb", "show", "br", tapguest.Bridge, "dynamic").Output()
 		if err != nil {
 			return err
 		}

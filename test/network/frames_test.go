@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/test/network/tapguest"
 )
 
 // frame is what a hostile guest gives its network device: a frame with its virtio-net header, which the VMM hands on as it is.
@@ -22,48 +24,48 @@ var plainHeader = make([]byte, 12)
 // hostile are guests by what they send; frame number i is theirs to choose.
 func hostile(n *neighbours) map[string]func(r *rand.Rand, i int) frame {
 	own := n.guest.NICs[0].MAC
-	other, host := macOf(n.t, n.other.Namespace, "eth0"), macOf(n.t, n.host, bridge)
+	other, host := macOf(n.t, n.other.Namespace, "eth0"), macOf(n.t, n.Host, tapguest.Bridge)
 	plain := func(content []byte) frame { return frame{plainHeader, content} }
 	return map[string]func(*rand.Rand, int) frame{
 		"ARP questions for all addresses": func(_ *rand.Rand, i int) frame {
-			return plain(arp(own, arpRequest, own, n.bound.v4.AsSlice(), []byte{10, 77, byte(i >> 8), byte(i)}))
+			return plain(arp(own, arpRequest, own, n.bound.V4.AsSlice(), []byte{10, 77, byte(i >> 8), byte(i)}))
 		},
 		"ARP from many addresses": func(_ *rand.Rand, i int) frame {
-			return plain(arp(own, arpRequest, own, []byte{10, 77, 0, byte(i)}, host4.AsSlice()))
+			return plain(arp(own, arpRequest, own, []byte{10, 77, 0, byte(i)}, tapguest.Host4.AsSlice()))
 		},
 		"ARP from another container's address": func(_ *rand.Rand, i int) frame {
-			return plain(arp(own, uint16(1+i%2), own, n.other.v4.AsSlice(), host4.AsSlice()))
+			return plain(arp(own, uint16(1+i%2), own, n.other.V4.AsSlice(), tapguest.Host4.AsSlice()))
 		},
 		"ARP with another hardware address in it": func(*rand.Rand, int) frame {
-			return plain(arp(own, arpRequest, other, n.bound.v4.AsSlice(), host4.AsSlice()))
+			return plain(arp(own, arpRequest, other, n.bound.V4.AsSlice(), tapguest.Host4.AsSlice()))
 		},
 		"ARP behind a VLAN's tag": func(_ *rand.Rand, i int) frame {
-			f := arp(own, arpRequest, own, n.other.v4.AsSlice(), host4.AsSlice())
+			f := arp(own, arpRequest, own, n.other.V4.AsSlice(), tapguest.Host4.AsSlice())
 			return plain(slices.Insert(f, 12, []byte{0x81, 0, 0, 0, 0x88, 0xa8, 0, 0}[4*(i%2):4+4*(i%2)]...))
 		},
 		"neighbour solicitations from many addresses": func(_ *rand.Rand, i int) frame {
-			return plain(discovery(own, solicitation, many6(i), host6, nil))
+			return plain(discovery(own, solicitation, many6(i), tapguest.Host6, nil))
 		},
 		"neighbour solicitations behind headers": func(_ *rand.Rand, i int) frame {
 			header := []byte{unix.IPPROTO_HOPOPTS, unix.IPPROTO_DSTOPTS}[i%2]
-			return plain(discovery(own, solicitation, many6(i), host6, []byte{header, unix.IPPROTO_ICMPV6, 0, 1, 4, 0, 0, 0, 0}))
+			return plain(discovery(own, solicitation, many6(i), tapguest.Host6, []byte{header, unix.IPPROTO_ICMPV6, 0, 1, 4, 0, 0, 0, 0}))
 		},
 		"neighbour advertisements for others": func(_ *rand.Rand, i int) frame {
-			return plain(discovery(own, advertisement, n.bound.v6, []netip.Addr{n.other.v6, host6}[i%2], nil))
+			return plain(discovery(own, advertisement, n.bound.V6, []netip.Addr{n.other.V6, tapguest.Host6}[i%2], nil))
 		},
 		"router advertisements": func(*rand.Rand, int) frame {
-			return plain(discovery(own, router, netip.MustParseAddr("fe80::1"), host6, nil))
+			return plain(discovery(own, router, netip.MustParseAddr("fe80::1"), tapguest.Host6, nil))
 		},
 		"another container's hardware address": func(*rand.Rand, int) frame {
-			return plain(arp(other, arpRequest, own, n.bound.v4.AsSlice(), host4.AsSlice()))
+			return plain(arp(other, arpRequest, own, n.bound.V4.AsSlice(), tapguest.Host4.AsSlice()))
 		},
 		"the host's hardware address": func(*rand.Rand, int) frame {
-			return plain(arp(host, arpRequest, own, n.bound.v4.AsSlice(), n.other.v4.AsSlice()))
+			return plain(arp(host, arpRequest, own, n.bound.V4.AsSlice(), n.other.V4.AsSlice()))
 		},
 		"many hardware addresses": func(r *rand.Rand, _ int) frame {
 			mac := random(r, 6)
 			mac[0] = mac[0]&^1 | 2
-			return plain(arp(mac, arpRequest, mac, n.bound.v4.AsSlice(), host4.AsSlice()))
+			return plain(arp(mac, arpRequest, mac, n.bound.V4.AsSlice(), tapguest.Host4.AsSlice()))
 		},
 		"frames of noise": func(r *rand.Rand, _ int) frame {
 			return plain(random(r, r.IntN(65536)))
@@ -77,13 +79,13 @@ func hostile(n *neighbours) map[string]func(r *rand.Rand, i int) frame {
 			header := random(r, 12)
 			header[0] &= 7
 			header[1] = []byte{0, 1, 3, 4, 5, 0x81, 0x84, header[1]}[r.IntN(8)] // the kinds of segments there are, and any
-			return frame{header, udp(own, host, n.bound.v4.AsSlice(), host4.AsSlice(), r.IntN(60000))}
+			return frame{header, udp(own, host, n.bound.V4.AsSlice(), tapguest.Host4.AsSlice(), r.IntN(60000))}
 		},
 		"headers that are cut off": func(_ *rand.Rand, i int) frame {
 			return frame{plainHeader[:i%12], nil}
 		},
 		"frames that are cut off": func(_ *rand.Rand, i int) frame {
-			content := udp(own, host, n.bound.v4.AsSlice(), host4.AsSlice(), 20)
+			content := udp(own, host, n.bound.V4.AsSlice(), tapguest.Host4.AsSlice(), 20)
 			return plain(content[:i%len(content)])
 		},
 	}
@@ -124,7 +126,7 @@ const (
 
 // many6 is the ith address of the network.
 func many6(i int) netip.Addr {
-	b := host6.As16()
+	b := tapguest.Host6.As16()
 	binary.BigEndian.PutUint32(b[12:], uint32(i)|1<<24)
 	return netip.AddrFrom16(b)
 }

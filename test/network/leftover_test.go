@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/runcvm/runcvm/test/harness"
+	"github.com/runcvm/runcvm/test/network/tapguest"
 )
 
 func TestCloseLeavesTheNamespaceAsItWas(t *testing.T) {
@@ -25,14 +26,14 @@ func TestCloseLeavesTheNamespaceAsItWas(t *testing.T) {
 			if bound := state(t, c.Namespace, "eth0"); bound == before || binding.Resolver != resolver {
 				t.Fatalf("bound, with a resolver: %t:\n%s", binding.Resolver, bound)
 			}
-			g := attach(t, c, binding)
-			transfer(t, g.Namespace, b.host, host4, mebibyte)
+			g := attach(t, binding)
+			transfer(t, g.Namespace, b.Host, tapguest.Host4, mebibyte)
 			must(t, g.Close())
-			unbind(t, c, binding)
+			must(t, binding.Close())
 			unchanged(t, c.Namespace, "eth0", before)
 			// What had the address before has it again.
-			transfer(t, b.host, c.Namespace, c.v4, mebibyte)
-			transfer(t, c.Namespace, b.host, host4, mebibyte)
+			transfer(t, b.Host, c.Namespace, c.V4, mebibyte)
+			transfer(t, c.Namespace, b.Host, tapguest.Host4, mebibyte)
 		})
 	}
 }
@@ -49,7 +50,7 @@ func TestTheNextBindingRemovesWhatAKilledOneHasLeft(t *testing.T) {
 			c := b.container()
 			listenAsResolver(t, c)
 			before := state(t, c.Namespace, "eth0")
-			attach(t, c, bind(t, c, "first")) // its VMM is there still
+			attach(t, bind(t, c, "first")) // its VMM is there still
 			must(t, c.Do(loss))
 			binding := bind(t, c, containerID)
 			must(t, c.Do(func() error {
@@ -58,11 +59,11 @@ func TestTheNextBindingRemovesWhatAKilledOneHasLeft(t *testing.T) {
 				}
 				return nil
 			}))
-			g := attach(t, c, binding)
-			transfer(t, g.Namespace, b.host, host4, mebibyte)
-			transfer(t, b.host, g.Namespace, c.v4, mebibyte)
+			g := attach(t, binding)
+			transfer(t, g.Namespace, b.Host, tapguest.Host4, mebibyte)
+			transfer(t, b.Host, g.Namespace, c.V4, mebibyte)
 			must(t, g.Close())
-			unbind(t, c, binding)
+			must(t, binding.Close())
 			unchanged(t, c.Namespace, "eth0", before)
 		})
 	}
@@ -86,7 +87,7 @@ func TestABindingThatFailsLeavesNothing(t *testing.T) {
 		})
 	})
 	before := state(t, c.Namespace, "eth0")
-	if _, err := tryBind(c, containerID); err == nil {
+	if _, err := c.Bind(t.Context(), containerID); err == nil {
 		t.Fatal("an interface that is redirected already was bound")
 	}
 	unchanged(t, c.Namespace, "eth0", before)

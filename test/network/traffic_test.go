@@ -19,8 +19,8 @@ func TestAGibibyteEachWayArrivesWithOffloads(t *testing.T) {
 	c := b.container()
 	g := guest(t, c)
 	both(c, func(guest, host netip.Addr) {
-		transfer(t, b.host, g.Namespace, guest, gibibyte)
-		transfer(t, g.Namespace, b.host, host, gibibyte)
+		transfer(t, b.Host, g.Namespace, guest, gibibyte)
+		transfer(t, g.Namespace, b.Host, host, gibibyte)
 	})
 	for name, counted := range map[string]*tapguest.Counters{"to": &g.NICs[0].ToGuest, "from": &g.NICs[0].FromGuest} {
 		t.Logf("%s the guest: %d frames, %d with segments, %d without checksum, %d bytes the largest", name, counted.Frames.Load(),
@@ -43,8 +43,8 @@ func TestDatagramsOfAllSizesAreAnsweredEachWay(t *testing.T) {
 	for _, size := range []int{1, 2, 63, 1452, 1472, 1473, 8000, 60000} {
 		both(c, func(guest, host netip.Addr) {
 			to, from := partial()
-			exchange(t, b.host, g.Namespace, guest, size, 20)
-			exchange(t, g.Namespace, b.host, host, size, 20)
+			exchange(t, b.Host, g.Namespace, guest, size, 20)
+			exchange(t, g.Namespace, b.Host, host, size, 20)
 			if to2, from2 := partial(); size <= 1452 && (to2-to < 40 || from2-from < 40) {
 				t.Errorf("of 40 datagrams of %d bytes each way, %d and %d were without a checksum", size, to2-to, from2-from)
 			}
@@ -67,22 +67,22 @@ func TestTheGuestHasTheInterfacesMTU(t *testing.T) {
 				return err
 			}))
 			both(c, func(guest, host netip.Addr) {
-				transfer(t, b.host, g.Namespace, guest, 16*mebibyte)
-				transfer(t, g.Namespace, b.host, host, 16*mebibyte)
+				transfer(t, b.Host, g.Namespace, guest, 16*mebibyte)
+				transfer(t, g.Namespace, b.Host, host, 16*mebibyte)
 				headers := 20 + 8
 				if guest.Is6() {
 					headers = 40 + 8
 				}
 				before := g.NICs[0].ToGuest.Frames.Load()
-				exchange(t, b.host, g.Namespace, guest, mtu-headers, 100)
+				exchange(t, b.Host, g.Namespace, guest, mtu-headers, 100)
 				if got := g.NICs[0].ToGuest.Frames.Load() - before; got >= 2*100 {
 					t.Errorf("100 datagrams that fill an interface's frames came in %d", got)
 				}
 			})
-			if err := sendWhole(g.Namespace, host4, mtu-28); err != nil {
+			if err := sendWhole(g.Namespace, tapguest.Host4, mtu-28); err != nil {
 				t.Errorf("a datagram of the interface's MTU: %v", err)
 			}
-			if err := sendWhole(g.Namespace, host4, mtu-27); err == nil {
+			if err := sendWhole(g.Namespace, tapguest.Host4, mtu-27); err == nil {
 				t.Error("the guest sends a datagram that is longer than the interface's MTU, and must not be fragmented")
 			}
 		})
@@ -121,7 +121,7 @@ func TestEachOfSeveralInterfacesReachesItsOwnNetwork(t *testing.T) {
 	must(t, tapguest.Wire(1400, tapguest.Port{Namespace: second, Name: "far", Addresses: []netip.Prefix{netip.PrefixFrom(there, 24)}},
 		tapguest.Port{Namespace: c.Namespace, Name: "eth1", Addresses: []netip.Prefix{netip.PrefixFrom(here, 24)}}))
 	g := guest(t, c)
-	transfer(t, g.Namespace, b.host, host4, mebibyte)
+	transfer(t, g.Namespace, b.Host, tapguest.Host4, mebibyte)
 	transfer(t, g.Namespace, second, there, mebibyte)
 	transfer(t, second, g.Namespace, here, mebibyte)
 	if len(g.NICs) != 2 || g.NICs[0].FromGuest.Segmented.Load() == 0 || g.NICs[1].FromGuest.Segmented.Load() == 0 {

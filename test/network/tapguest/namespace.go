@@ -5,8 +5,9 @@
 // moves frames with their headers, unchanged, to and from an interface that the guest's namespace sees as its own. So checksums and
 // segments that are still to be made stay so up to the guest's stack, as through a virtio-net device.
 //
-// Legal order: NewNamespace and Wire make a network; network.Bind in a namespace of it; Attach gives a guest the TAPs of the binding;
-// Transfer and RoundTrips are traffic between any two namespaces; Guest.Close before the binding's. Namespace.Close comes last.
+// Legal order: NewBed makes a network, with AddBridge before AddContainer, or NewNamespace and Wire do; Namespace.Bind binds the interfaces
+// of a namespace of it; Binding.Attach gives them to a guest; Transfer and RoundTrips are traffic between any two namespaces; Guest.Close
+// before the binding's. Bed.Close and Namespace.Close come last.
 // Root is needed. Test and benchmark use it both, so that they drive the same program.
 package tapguest
 
@@ -107,14 +108,15 @@ func Wire(mtu int, a, b Port) error {
 // readyTimeout bounds the wait for the kernel to have done what it does by itself when both ends are up.
 const readyTimeout = 10 * time.Second
 
-// await waits until the port has its link-local address, and can use all addresses: the kernel sees to both a moment later.
+// await waits until the kernel knows that the port is up, and it has its link-local address and can use all addresses: the kernel sees to
+// all of it a moment later.
 func (p Port) await() error {
 	return p.Namespace.Do(func() error {
-		link, err := netlink.LinkByName(p.Name)
-		if err != nil {
-			return err
-		}
 		for deadline := time.Now().Add(readyTimeout); ; time.Sleep(time.Millisecond) {
+			link, err := netlink.LinkByName(p.Name)
+			if err != nil {
+				return err
+			}
 			addresses, err := netlink.AddrList(link, netlink.FAMILY_V6)
 			if err != nil {
 				return err
@@ -124,11 +126,12 @@ func (p Port) await() error {
 				local = local || a.IP.IsLinkLocalUnicast()
 				tentative = tentative || a.Flags&unix.IFA_F_TENTATIVE != 0
 			}
-			if local && !tentative {
+			state := link.Attrs().OperState
+			if local && !tentative && state == netlink.OperUp {
 				return nil
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("interface %s has no link-local address or cannot use its addresses: %v", p.Name, addresses)
+				return fmt.Errorf("interface %s is %s, has no link-local address or cannot use its addresses: %v", p.Name, state, addresses)
 			}
 		}
 	})
