@@ -12,6 +12,7 @@ import (
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/internal/network"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -66,6 +67,12 @@ func (m *monitor) createBundle(ctx context.Context) (l *life, err error) {
 			err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
 		}
 	}()
+	if m.req.Namespace == "" {
+		// The namespace is this process's own and new, and nobody else brings its loopback interface up: a port-forward uses it.
+		if err := network.LoopbackUp(); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.open(ctx, &undo); err != nil {
 		return nil, err
 	}

@@ -73,14 +73,22 @@ func mountNewNamespace(path string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
+	if err := LoopbackUp(); err != nil {
+		return err
+	}
+	return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+}
+
+// LoopbackUp sets the loopback interface of the calling thread's namespace up: it is down in a new one.
+func LoopbackUp() error {
 	loopback, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(loopback)
 	}
 	if err != nil {
-		return fmt.Errorf("set its loopback interface up: %w", err)
+		return fmt.Errorf("set the network namespace's loopback interface up: %w", err)
 	}
-	return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+	return nil
 }
 
 // RemoveNamespace removes what NewNamespace has made; that it is gone already is no error. The namespace itself ends with the last process
