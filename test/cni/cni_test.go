@@ -110,13 +110,13 @@ func (h *host) expectPage(namespace, address string) {
 	})
 }
 
-// serve is a server of pages and one that echoes datagrams.
-const serve = `mkdir -p /w; echo hello >/w/index.html; httpd -p 8080 -h /w; httpd -p 8082 -h /w; exec udpecho :8081`
+// servers are one of pages and one that echoes datagrams.
+const servers = `mkdir -p /w; echo hello >/w/index.html; httpd -p 8080 -h /w; httpd -p 8082 -h /w; exec udpecho :8081`
 
 func TestContainersOfTheBridge(t *testing.T) {
 	h := newHost(t)
 	h.run("run", "-d", "--name", "server", "--ip", "10.77.0.50", "-p", "18080:8080", "-p", "18081:8081/udp", "-p", "127.0.0.1:19000-19009:8080",
-		"-P", "--expose", "8082", engine.Busybox, "sh", "-c", serve)
+		"-P", "--expose", "8082", engine.Busybox, "sh", "-c", servers)
 	t.Run("ports are published", func(t *testing.T) {
 		for _, from := range []struct{ namespace, address string }{
 			{"outside", "198.18.0.2:18080"}, {"outside", "[fd00:198::2]:18080"}, {"", "198.18.0.2:18080"}, {"", "127.0.0.1:18080"},
