@@ -130,6 +130,20 @@ var cases = []testCase{
 		{name: "to the outside", run: "logs @", out: "hello from outside to fd00:198::2\nhello from outside to fd00:198::2", until: true},
 		{name: "from the host", host: `busybox wget -q -O - http://[$(ENGINE inspect -f '{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}' @)]:8080/`, out: "hello", until: true},
 	}},
+	{name: "bind", steps: []step{
+		{name: "a file of the host", host: "mkdir /tmp/@ && echo on the host >/tmp/@/file"},
+		{run: "run --rm --name @ -v /tmp/@:/d:ro IMAGE sh -c 'cat /d/file; touch /d/new 2>/dev/null || echo read-only'", out: "on the host\nread-only"},
+		{name: "nothing was written", host: "ls /tmp/@; rm -r /tmp/@", out: "file"},
+	}},
+	{name: "user", steps: []step{
+		{run: `run -d --name @ -u user --group-add audio --group-add 1234 --cap-drop ALL IMAGE sh -c 'id; trap "" TERM; echo deaf; while :; do sleep 0.1; done'`, out: "*"},
+		{name: "logs", run: "logs @", out: "uid=1000(user) gid=1000(user) groups=*29(audio)*1234*\ndeaf", until: true},
+		{name: "exec -u NAME", run: "exec -u root:audio @ id -gn", out: "audio"},
+		// What the engine has itself; Docker asks for all, which runc cannot give where the machine has fewer.
+		{name: "exec --privileged", run: "exec --privileged @ grep CapBnd /proc/self/status", out: "CapBnd:\t000001ff*ffffff", kinds: onlyPodman},
+		{name: "stop of one that ignores it", run: "stop -t 1 @", out: "*"},
+		{name: "inspect", run: "inspect -f '{{.State.Status}} {{.State.ExitCode}}' @", out: "exited 137"},
+	}},
 	{name: "copy", steps: []step{
 		{name: "create", run: "create --name @ IMAGE sh -c 'cat /copied'", out: "*"},
 		{name: "cp", run: "cp /etc/debian_version @:/copied"},

@@ -25,11 +25,12 @@ import (
 )
 
 // Busybox is the name of an image of Debian's static busybox and udpecho, of some 4 MiB; Nginx of the same with Debian's nginx as its
-// command; Docker of the same with Debian's Docker, of some 200 MiB.
+// command; Docker of the same with Debian's Docker, of some 200 MiB; Volume is Busybox with a volume at /data.
 const (
 	Busybox = "registry.test/busybox:1"
 	Nginx   = "registry.test/nginx:1"
 	Docker  = "registry.test/docker:1"
+	Volume  = "registry.test/volume:1"
 )
 
 // archive is a docker-archive, which Debian's Docker can load, made once for all tests of a process.
@@ -46,6 +47,7 @@ var (
 		Busybox: {make: busybox},
 		Nginx:   {make: nginx},
 		Docker:  {make: docker},
+		Volume:  {make: volume},
 	}
 )
 
@@ -104,6 +106,14 @@ func busybox() (v1.Image, error) {
 		return nil, fmt.Errorf("%w: run the e2e suites by make test-e2e", err)
 	}
 	return BusyboxImage(map[string]string{"/bin/udpecho": string(program)})
+}
+
+func volume() (v1.Image, error) {
+	img, err := busybox()
+	if err != nil {
+		return nil, err
+	}
+	return configured(img, v1.Config{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}, Volumes: map[string]struct{}{"/data": {}}})
 }
 
 // BusyboxImage is an image of Debian's static busybox with further files, which are programs.
