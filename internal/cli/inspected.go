@@ -123,7 +123,7 @@ func (a *app) inspectContainer(e *container.Entry, withSize bool) (any, error) {
 	}
 	disk := filepath.Join(e.Dir, container.DiskFile)
 	c := inspectedContainer{
-		ID: e.ID, Created: dockerTime(e.Created), State: stateOf(e), Image: e.ImageDigest,
+		ID: e.PublicID(), Created: dockerTime(e.Created), State: stateOf(e), Image: e.ImageDigest,
 		LogPath: filepath.Join(e.Dir, container.OutputLog), Name: "/" + e.Name, RestartCount: e.RestartCount,
 		Driver: "erofs+ext4", Platform: "linux", HostConfig: hostConfigOf(e, req), Config: configOf(e, req, img),
 		NetworkSettings: networksOf(e),

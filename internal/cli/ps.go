@@ -72,7 +72,7 @@ func (a *app) psCommand() *cobra.Command {
 
 func rowOf(e *container.Entry, whole bool) containerRow {
 	row := containerRow{
-		ID: e.ID, Image: e.Image, Command: strconv.Quote(strings.Join(e.Command, " ")),
+		ID: e.PublicID(), Image: e.Image, Command: strconv.Quote(strings.Join(e.Command, " ")),
 		CreatedAt:  e.Created.Format(timeLayout),
 		RunningFor: units.HumanDuration(time.Since(e.Created)) + " ago", State: dockerState(e), Status: containerStatus(e),
 		Ports: portsOf(e.Ports), Names: e.Name, VMM: filepath.Base(e.VMM.Path), Record: e.Record,
@@ -81,7 +81,7 @@ func rowOf(e *container.Entry, whole bool) containerRow {
 		row.VMM = ""
 	}
 	if !whole {
-		row.ID, row.Command = container.Short(e.ID), ellipsis(row.Command, maxCommand)
+		row.ID, row.Command = container.Short(row.ID), ellipsis(row.Command, maxCommand)
 	}
 	return row
 }
@@ -137,7 +137,7 @@ var dockerStates = []string{"created", "running", "paused", "exited", "restartin
 
 var containerFilters = filters[*container.Entry]{
 	"id": func(v string) (func(*container.Entry) bool, error) {
-		return func(e *container.Entry) bool { return strings.HasPrefix(e.ID, v) }, nil
+		return func(e *container.Entry) bool { return strings.HasPrefix(e.PublicID(), v) }, nil
 	},
 	"name": func(v string) (func(*container.Entry) bool, error) {
 		re, err := regexp.Compile(strings.TrimPrefix(v, "/"))

@@ -163,11 +163,11 @@ func (a *app) sampleAll(ctx context.Context, entries []*container.Entry) map[str
 
 func statsRowOf(e *container.Entry, last, now sample, whole bool) statsRow {
 	row := statsRow{
-		Container: e.Name, ID: container.Short(e.ID), Name: e.Name, CPUPerc: "--", MemUsage: "-- / --", MemPerc: "--", NetIO: "--",
+		Container: e.Name, ID: container.Short(e.PublicID()), Name: e.Name, CPUPerc: "--", MemUsage: "-- / --", MemPerc: "--", NetIO: "--",
 		BlockIO: "--", PIDs: "--", VMMCPUPerc: "--", VMMMem: "--",
 	}
 	if whole {
-		row.ID = e.ID
+		row.ID = e.PublicID()
 	}
 	u := now.stats.GetGuest()
 	if u == nil {

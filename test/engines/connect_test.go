@@ -56,8 +56,10 @@ func testVerbs(t *testing.T, e *engine.Engine, runtime string) {
 	t.Cleanup(func() { e.Run("rm", "-f", name) })
 	e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, engine.Busybox, "sleep", "1000")...)
 	id, pid := e.MustRun("inspect", "-f", "{{.Id}}", name), e.ContainerPid(name)
-	if out, err := e.RunCVMCommand("ps", "--no-trunc", "-q"); err != nil || strings.TrimSpace(out) == "" {
-		t.Errorf("ps: %q, %v", out, err)
+	for _, args := range [][]string{{"ps", "--no-trunc", "-q"}, {"ps", "--no-trunc", "-q", "--filter", "id=" + id[:5]}, {"inspect", "-f", "{{.Id}}", id}} {
+		if out, err := e.RunCVMCommand(args...); err != nil || strings.TrimSpace(out) != id {
+			t.Errorf("%v: %q, %v; want %s", args, out, err, id)
+		}
 	}
 	for _, verb := range []string{"start", "restart"} {
 		out, err := e.RunCVMCommand(verb, id[:12]) // by the whole id, start is a runtime's verb
