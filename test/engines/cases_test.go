@@ -7,6 +7,16 @@ import "github.com/runcvm/runcvm/test/engines/engine"
 // A container's stop signal, in the shell's words: it tells of it and ends with 3.
 const untilTerm = `trap "echo bye; exit 3" TERM; while :; do sleep 0.1; done`
 
+// Servers of the loopback addresses, and an echo, in the shell's words.
+const onLoopback = `mkdir /4 /6; echo by IPv4 >/4/index.html; echo by IPv6 >/6/index.html
+httpd -p 127.0.0.1:8080 -h /4; httpd -p [::1]:8080 -h /6; exec nc -ll -p 8081 -e cat`
+
+// Begin commands that the host runs in a container's network namespace.
+const (
+	inNamespace  = "nsenter -n -t $(ENGINE inspect -f {{.State.Pid}} @) "
+	inNamespace2 = "nsenter -n -t $(ENGINE inspect -f {{.State.Pid}} @-b) "
+)
+
 var cases = []testCase{
 	{name: "run", steps: []step{
 		{run: `run --rm --name @ IMAGE sh -c 'echo out; echo err >&2; exit 7'`, code: 7, out: "out", err: "err"},
@@ -143,6 +153,18 @@ var cases = []testCase{
 		{name: "exec --privileged", run: "exec --privileged @ grep CapBnd /proc/self/status", out: "CapBnd:\t000001ff*ffffff", kinds: onlyPodman},
 		{name: "stop of one that ignores it", run: "stop -t 1 @", out: "*"},
 		{name: "inspect", run: "inspect -f '{{.State.Status}} {{.State.ExitCode}}' @", out: "exited 137"},
+	}},
+	// As a port-forward reaches it: from the container's network namespace, which is the host's, at what listens on the loopback addresses only.
+	{name: "loopback", steps: []step{
+		{run: `run -d --name @ IMAGE sh -c '` + onLoopback + `'`, out: "*"},
+		{name: "IPv4", host: inNamespace + "busybox wget -q -O - http://127.0.0.1:8080/", out: "by IPv4", until: true},
+		{name: "IPv6", host: inNamespace + "busybox wget -q -O - http://[::1]:8080/", out: "by IPv6"},
+		// The end of what is sent comes before that of what is received.
+		{name: "much, both ways", host: `test "$(seq 100000 | cksum)" = "$(seq 100000 | ` + inNamespace + `busybox nc 127.0.0.1 8081 | cksum)"`, until: true},
+		{name: "a port without a server", host: inNamespace + "busybox wget -q -O - http://127.0.0.1:8082/", code: 1, out: nothing},
+		{name: "the container's address", host: `busybox wget -q -O - http://$(ENGINE inspect -f {{.NetworkSettings.IPAddress}} @):8080/`, code: 1, out: nothing},
+		{name: "a container without a network", run: `run -d --name @-b --network none IMAGE sh -c '` + onLoopback + `'`, out: "*"},
+		{name: "reached as well", host: inNamespace2 + "busybox wget -q -O - http://127.0.0.1:8080/", out: "by IPv4", until: true},
 	}},
 	{name: "copy", steps: []step{
 		{name: "create", run: "create --name @ IMAGE sh -c 'cat /copied'", out: "*"},
