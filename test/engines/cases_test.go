@@ -11,6 +11,9 @@ const untilTerm = `trap "echo bye; exit 3" TERM; while :; do sleep 0.1; done`
 const onLoopback = `mkdir /4 /6; echo by IPv4 >/4/index.html; echo by IPv6 >/6/index.html
 httpd -p 127.0.0.1:8080 -h /4; httpd -p [::1]:8080 -h /6; exec nc -ll -p 8081 -e cat`
 
+// byDNS asks for what is behind two names: one that only the host's name server knows, and one whose answer comes by TCP.
+const byDNS = "wget -q -O - http://private.example/; wget -q -O - http://tcp.example/"
+
 // Begin commands that the host runs in a container's network namespace.
 const (
 	inNamespace  = "nsenter -n -t $(ENGINE inspect -f {{.State.Pid}} @) "
@@ -129,6 +132,14 @@ var cases = []testCase{
 		{run: "network create --ipv6 --subnet SUBNET4 --subnet SUBNET6 @", out: "*"},
 		{run: `run -d --name @ --network @ IMAGE sh -c 'echo hello from $(hostname -i | wc -w) >/tmp/index.html; exec httpd -f -p 8080 -h /tmp'`, out: "*"},
 		{name: "by name", run: "run --rm --name @-b --network @ IMAGE sh -c 'until wget -q -O - http://@:8080/; do sleep 0.2; done'", out: "hello from *", err: "*"},
+		{name: "an answer by TCP, and none", run: `run --rm --name @-b --network @ IMAGE sh -c 'wget -q -O - http://tcp.example/; wget -q -O - http://private.example/'`,
+			code: 1, out: "hello from outside to *", err: "*bad address*"},
+		// Docker's own resolver answers, and asks those of --dns for what is no container's name.
+		{name: "--dns", run: `run --rm --name @-b --network @ --dns 198.18.0.2 IMAGE sh -c 'grep ^nameserver /etc/resolv.conf; ` + byDNS + `; wget -q -O - http://@:8080/'`,
+			out: "nameserver 127.0.0.11\nhello from outside to *\nhello from outside to *\nhello from *", kinds: dockers},
+		// Podman has them take the network's place.
+		{name: "--dns", run: `run --rm --name @-b --network @ --dns 198.18.0.2 IMAGE sh -c 'grep ^nameserver /etc/resolv.conf; ` + byDNS + `'`,
+			out: "nameserver 198.18.0.2\nhello from outside to *\nhello from outside to *", kinds: onlyPodman},
 	}},
 	{name: "outside", steps: []step{
 		{run: `run --rm --name @ IMAGE sh -c 'wget -q -O - http://outside.example/; wget -q -O - http://198.18.0.1/; wget -q -O - http://tcp.example/'`,
