@@ -139,7 +139,7 @@ func (c *Cgroup) SetCPUQuota() error {
 // Update takes new values of what can be changed on the host while the microVM runs. What it holds of memory does not change: the guest
 // was booted with it. Fields that are not there keep their value. State has the new values afterwards.
 func (c *Cgroup) Update(r *specs.LinuxResources) error {
-	merged := merge(c.options.Resources, r)
+	merged := Merge(c.options.Resources, r)
 	was := c.options.Resources
 	c.options.Resources = merged
 	host := hostResources(c.options)

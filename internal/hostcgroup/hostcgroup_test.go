@@ -171,7 +171,7 @@ func TestKeepSupported(t *testing.T) {
 
 func TestMerge(t *testing.T) {
 	was := all()
-	got := merge(was, &specs.LinuxResources{
+	got := Merge(was, &specs.LinuxResources{
 		CPU:     &specs.LinuxCPU{Quota: new(int64(100_000)), Shares: new(uint64(0)), Idle: new(int64(0))},
 		Memory:  &specs.LinuxMemory{Reservation: new(int64(mebibyte))},
 		Pids:    &specs.LinuxPids{Limit: new(int64(9))},
@@ -185,7 +185,10 @@ func TestMerge(t *testing.T) {
 	if !reflect.DeepEqual(was, all()) {
 		t.Error("the update has changed what was before")
 	}
-	if got := merge(nil, nil); got == nil {
+	if got := Merge(was, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(0))}}); !reflect.DeepEqual(got, all()) {
+		t.Errorf("an engine's 0 changes the number of processes: %s", asJSON(t, got))
+	}
+	if got := Merge(nil, nil); got == nil {
 		t.Error("nothing merged with nothing is nil")
 	}
 }

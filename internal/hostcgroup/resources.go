@@ -139,8 +139,8 @@ func keepSupported(r *cgroups.Resources, has func(controller, v1, v2 string) boo
 	return notes
 }
 
-// merge is an update of resources: what is not there stays.
-func merge(was, change *specs.LinuxResources) *specs.LinuxResources {
+// Merge is what resources are after an update: what is not there stays. Neither argument is changed; either may be nil.
+func Merge(was, change *specs.LinuxResources) *specs.LinuxResources {
 	merged := &specs.LinuxResources{}
 	if was != nil {
 		*merged = *was
@@ -179,7 +179,12 @@ func merge(was, change *specs.LinuxResources) *specs.LinuxResources {
 		merged.Memory = &memory
 	}
 	if change.Pids != nil {
-		merged.Pids = change.Pids
+		pids := specs.LinuxPids{}
+		if merged.Pids != nil {
+			pids = *merged.Pids
+		}
+		keep(&pids.Limit, change.Pids.Limit)
+		merged.Pids = &pids
 	}
 	if b := change.BlockIO; b != nil {
 		block := specs.LinuxBlockIO{}

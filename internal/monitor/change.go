@@ -12,6 +12,7 @@ import (
 
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/guestapi"
+	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 )
 
@@ -32,7 +33,16 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 	if l == nil {
 		return errNotRunning
 	}
-	if err := checkChange(change, l.record.VMM); err != nil {
+	host, err := s.m.hostCgroup()
+	if err != nil {
+		return err
+	}
+	var present *specs.LinuxResources
+	if host != nil {
+		present = host.State().Options.Resources
+	}
+	merged := hostcgroup.Merge(present, change)
+	if err := checkChange(change, merged, l.record.VMM); err != nil {
 		return err
 	}
 	if m := change.Memory; m != nil && m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate && m.Limit != nil && *m.Limit > 0 {
@@ -45,10 +55,6 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 				*m.Limit, used.GetMemoryUsed())
 		}
 	}
-	host, err := s.m.hostCgroup()
-	if err != nil {
-		return err
-	}
 	if host != nil {
 		if err := host.Update(change); err != nil {
 			return err
@@ -57,17 +63,23 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 		s.m.req.Bundle.Cgroup = &state
 		s.m.update(func(r *container.Record) { r.Bundle = s.m.req.Bundle })
 	}
-	return l.container.Update(ctx, guestChange(change))
+	return l.container.Update(ctx, guestChange(change, merged))
 }
 
-// guestChange is what of a change the guest's cgroup holds.
-func guestChange(change *specs.LinuxResources) *guestapi.UpdateRequest {
+// guestChange is what of a change the guest's cgroup holds; merged is what the container has with it. Quota and period are one value
+// there, of which a change may have one half.
+func guestChange(change, merged *specs.LinuxResources) *guestapi.UpdateRequest {
 	r := &guestapi.UpdateRequest{}
 	if m := change.Memory; m != nil {
 		r.MemoryLimit, r.MemoryReservation = value(m.Limit), value(m.Reservation)
 	}
 	if c := change.CPU; c != nil {
-		r.CpuQuota, r.CpuPeriod = value(c.Quota), value(c.Period)
+		if changesQuota(c) {
+			r.CpuQuota, r.CpuPeriod = value(merged.CPU.Quota), value(merged.CPU.Period)
+			if r.CpuQuota == 0 {
+				r.CpuQuota = -1 // a period alone, and there was no quota
+			}
+		}
 		if shares := value(c.Shares); shares > 0 {
 			r.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(shares)
 		}
@@ -78,6 +90,9 @@ func guestChange(change *specs.LinuxResources) *guestapi.UpdateRequest {
 	return r
 }
 
+// changesQuota says whether either part of the limit of processor time changes. Engines send 0 for what they do not change.
+func changesQuota(c *specs.LinuxCPU) bool { return value(c.Quota) != 0 || value(c.Period) != 0 }
+
 func value[T int64 | uint64 | uint32](n *T) T {
 	if n == nil {
 		return 0
@@ -85,9 +100,9 @@ func value[T int64 | uint64 | uint32](n *T) T {
 	return *n
 }
 
-// checkChange refuses what a guest that is booted cannot be given, and what has no meaning there; all of it at once. Engines send
-// zeros, and the rules for devices, which stay, with what they change.
-func checkChange(change *specs.LinuxResources, vmm container.VMM) error {
+// checkChange refuses what a guest that is booted cannot be given, and what has no meaning there; all of it at once. merged is what the
+// container has with the change. Engines send zeros, and the rules for devices, which stay, with what they change.
+func checkChange(change, merged *specs.LinuxResources, vmm container.VMM) error {
 	var errs []error
 	refuse := func(is bool, field, why string) {
 		if is {
@@ -103,16 +118,9 @@ func checkChange(change *specs.LinuxResources, vmm container.VMM) error {
 		refuse(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", "the guest's cgroup v2 cannot; leave it out")
 	}
 	if c := change.CPU; c != nil {
-		period := value(c.Period)
-		if period == 0 {
-			period = defaultPeriod
+		if changesQuota(c) {
+			errs = append(errs, checkQuota(merged.CPU, vmm))
 		}
-		if quota := value(c.Quota); quota > int64(vmm.CPUs)*int64(period) {
-			errs = append(errs, fmt.Errorf("linux.resources.cpu.quota %d: the guest was booted with %d processors, so %d at most; "+
-				"change it while the container is stopped: the next start boots a guest for it: %w",
-				quota, vmm.CPUs, int64(vmm.CPUs)*int64(period), errdefs.ErrOutOfRange))
-		}
-		refuse(value(c.Period) != 0 && value(c.Quota) == 0, "cpu.period", "give cpu.quota with it")
 		refuse(value(c.Burst) != 0, "cpu.burst", "the quota holds without a burst; leave it out")
 		refuse(value(c.RealtimeRuntime) != 0 || value(c.RealtimePeriod) != 0, "cpu.realtimeRuntime",
 			"the guest's kernel shares no real-time budget among cgroups; leave it out")
@@ -123,6 +131,20 @@ func checkChange(change *specs.LinuxResources, vmm container.VMM) error {
 	refuse(change.Network != nil && (value(change.Network.ClassID) != 0 || len(change.Network.Priorities) > 0), "network",
 		"the host sees no sockets of the guest's; leave it out")
 	return errors.Join(errs...)
+}
+
+// checkQuota refuses a limit of processor time that is more than the guest has processors for.
+func checkQuota(c *specs.LinuxCPU, vmm container.VMM) error {
+	quota, period := value(c.Quota), value(c.Period)
+	if period == 0 {
+		period = defaultPeriod
+	}
+	if most := int64(vmm.CPUs) * int64(period); quota > most {
+		return fmt.Errorf("linux.resources.cpu.quota %d in each linux.resources.cpu.period of %d: the guest was booted with %d processors, "+
+			"so %d at most; change it while the container is stopped: the next start boots a guest for it: %w",
+			quota, period, vmm.CPUs, most, errdefs.ErrOutOfRange)
+	}
+	return nil
 }
 
 // defaultPeriod is the period of a CPU quota in microseconds, the kernel's default.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/guestapi"
+	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/oci"
 )
 
@@ -19,27 +21,34 @@ func TestCheckChange(t *testing.T) {
 		return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &n}}
 	}
 	cpu := func(c specs.LinuxCPU) *specs.LinuxResources { return &specs.LinuxResources{CPU: &c} }
+	short := cpu(specs.LinuxCPU{Quota: new(int64(10_000)), Period: new(uint64(10_000))})
 	for name, test := range map[string]struct {
 		change *specs.LinuxResources
-		says   string
-		is     func(error) bool
+		// has is what the container has.
+		has  *specs.LinuxResources
+		says string
+		is   func(error) bool
 	}{
-		"nothing":                  {&specs.LinuxResources{}, "", nil},
-		"all that the guest holds": {memory(most), "", nil},
-		"no limit":                 {memory(-1), "", nil},
-		"a byte more":              {memory(most + 1), "booted with 512 MiB", errdefs.IsOutOfRange},
-		"both processors":          {cpu(specs.LinuxCPU{Quota: new(int64(200_000))}), "", nil},
-		"more than both":           {cpu(specs.LinuxCPU{Quota: new(int64(200_001))}), "booted with 2 processors", errdefs.IsOutOfRange},
-		"more, by its period":      {cpu(specs.LinuxCPU{Quota: new(int64(20_001)), Period: new(uint64(10_000))}), "20000 at most", errdefs.IsOutOfRange},
-		"no quota":                 {cpu(specs.LinuxCPU{Quota: new(int64(-1))}), "", nil},
-		"zeros of an engine":       {&specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: new(int64(0)), Burst: new(uint64(0))}, Network: &specs.LinuxNetwork{ClassID: new(uint32(0))}}, "", nil},
-		"devices, which stay":      {&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}, "", nil},
-		"a period alone":           {cpu(specs.LinuxCPU{Period: new(uint64(10_000))}), "cpu.period", errdefs.IsNotImplemented},
-		"a burst":                  {cpu(specs.LinuxCPU{Burst: new(uint64(1))}), "cpu.burst", errdefs.IsNotImplemented},
-		"real time":                {cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1))}), "cpu.realtimeRuntime", errdefs.IsNotImplemented},
-		"files of cgroup v2":       {&specs.LinuxResources{Unified: map[string]string{"memory.max": "1"}}, "unified", errdefs.IsNotImplemented},
+		"nothing":                  {&specs.LinuxResources{}, nil, "", nil},
+		"all that the guest holds": {memory(most), nil, "", nil},
+		"no limit":                 {memory(-1), nil, "", nil},
+		"a byte more":              {memory(most + 1), nil, "booted with 512 MiB", errdefs.IsOutOfRange},
+		"both processors":          {cpu(specs.LinuxCPU{Quota: new(int64(200_000))}), nil, "", nil},
+		"more than both":           {cpu(specs.LinuxCPU{Quota: new(int64(200_001))}), nil, "booted with 2 processors", errdefs.IsOutOfRange},
+		"more, by its period":      {cpu(specs.LinuxCPU{Quota: new(int64(20_001)), Period: new(uint64(10_000))}), nil, "20000 at most", errdefs.IsOutOfRange},
+		"no quota":                 {cpu(specs.LinuxCPU{Quota: new(int64(-1))}), nil, "", nil},
+		"zeros of an engine":       {&specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: new(int64(0)), Burst: new(uint64(0))}, Network: &specs.LinuxNetwork{ClassID: new(uint32(0))}}, nil, "", nil},
+		"devices, which stay":      {&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}, nil, "", nil},
+		"by the period there was":  {cpu(specs.LinuxCPU{Quota: new(int64(20_001))}), short, "20000 at most", errdefs.IsOutOfRange},
+		"all of it":                {cpu(specs.LinuxCPU{Quota: new(int64(20_000))}), short, "", nil},
+		"a period alone":           {cpu(specs.LinuxCPU{Period: new(uint64(5_000))}), short, "", nil},
+		"a shorter one":            {cpu(specs.LinuxCPU{Period: new(uint64(4_999))}), short, "quota 10000 in each linux.resources.cpu.period of 4999", errdefs.IsOutOfRange},
+		"a period, no quota":       {cpu(specs.LinuxCPU{Period: new(uint64(10_000))}), nil, "", nil},
+		"a burst":                  {cpu(specs.LinuxCPU{Burst: new(uint64(1))}), nil, "cpu.burst", errdefs.IsNotImplemented},
+		"real time":                {cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1))}), nil, "cpu.realtimeRuntime", errdefs.IsNotImplemented},
+		"files of cgroup v2":       {&specs.LinuxResources{Unified: map[string]string{"memory.max": "1"}}, nil, "unified", errdefs.IsNotImplemented},
 	} {
-		err := checkChange(test.change, vmm)
+		err := checkChange(test.change, hostcgroup.Merge(test.has, test.change), vmm)
 		if test.says == "" {
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -65,7 +74,13 @@ func TestLargestLimitIsWhatAGuestIsMadeFor(t *testing.T) {
 }
 
 func TestGuestChange(t *testing.T) {
-	got := guestChange(&specs.LinuxResources{
+	guest := func(has, change *specs.LinuxResources) *guestapi.UpdateRequest {
+		return guestChange(change, hostcgroup.Merge(has, change))
+	}
+	cpu := func(quota int64, period uint64) *specs.LinuxResources {
+		return &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}}
+	}
+	got := guest(nil, &specs.LinuxResources{
 		Memory: &specs.LinuxMemory{Limit: new(int64(1 << 30)), Reservation: new(int64(-1))},
 		CPU:    &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(50_000)), Period: new(uint64(100_000))},
 		Pids:   &specs.LinuxPids{Limit: new(int64(-1))},
@@ -74,7 +89,23 @@ func TestGuestChange(t *testing.T) {
 		got.PidsLimit != -1 {
 		t.Errorf("%+v", got)
 	}
-	if got := guestChange(&specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(0))}}); got.CpuWeight != 0 {
+	if got := guest(nil, &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(0))}}); got.CpuWeight != 0 {
 		t.Errorf("shares of 0 change the weight to %d", got.CpuWeight)
+	}
+	for name, test := range map[string]struct {
+		has, change *specs.LinuxResources
+		quota       int64
+		period      uint64
+	}{
+		"a quota keeps the period":  {cpu(10_000, 20_000), cpu(15_000, 0), 15_000, 20_000},
+		"a period keeps the quota":  {cpu(10_000, 20_000), cpu(0, 50_000), 10_000, 50_000},
+		"a period without a quota":  {nil, cpu(0, 50_000), -1, 50_000},
+		"a quota that is taken":     {cpu(10_000, 20_000), cpu(-1, 0), -1, 20_000},
+		"neither":                   {cpu(10_000, 20_000), cpu(0, 0), 0, 0},
+		"neither, with other CPUs'": {cpu(10_000, 20_000), &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0"}}, 0, 0},
+	} {
+		if got := guest(test.has, test.change); got.CpuQuota != test.quota || got.CpuPeriod != test.period {
+			t.Errorf("%s: %d of %d", name, got.CpuQuota, got.CpuPeriod)
+		}
 	}
 }
