@@ -104,7 +104,7 @@ func (c *Cgroup) Enter(pid int) error {
 	if err := c.manager.Apply(pid); err != nil {
 		return fmt.Errorf("enter the host's cgroup: %w", err)
 	}
-	return c.set(hostResources(c.options))
+	return c.hold(false)
 }
 
 // set applies what the host's kernel has controllers for, and notes what it has not.
@@ -136,21 +136,34 @@ func (c *Cgroup) SetCPUQuota() error {
 	return c.set(r)
 }
 
-// Update takes new values of what can be changed on the host while the microVM runs. What it holds of memory does not change: the guest
-// was booted with it. Fields that are not there keep their value. State has the new values afterwards.
-func (c *Cgroup) Update(r *specs.LinuxResources) error {
-	merged := Merge(c.options.Resources, r)
+// Update takes new values of what can be changed on the host while the container is there. What it holds of memory does not change: the
+// guest is made for it. Fields that are not there keep their value. running says that the quota of processor time holds already. State
+// has the new values afterwards, undo sets the ones that there were. After an error they are set again.
+func (c *Cgroup) Update(change *specs.LinuxResources, running bool) (undo func() error, err error) {
 	was := c.options.Resources
-	c.options.Resources = merged
-	host := hostResources(c.options)
-	if q := quota(merged); q != nil {
-		host.CpuQuota, host.CpuPeriod, host.CpuBurst = q.CpuQuota, q.CpuPeriod, q.CpuBurst
-	}
-	if err := c.set(host); err != nil {
+	undo = func() error {
+		c.options.Resources = Before(was, change)
+		err := c.hold(running)
 		c.options.Resources = was
-		return err
+		if err != nil {
+			return fmt.Errorf("set what there was again: %w", err)
+		}
+		return nil
 	}
-	return nil
+	c.options.Resources = Merge(was, change)
+	if err := c.hold(running); err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	return undo, nil
+}
+
+// hold applies the resources, with the quota of processor time or without it.
+func (c *Cgroup) hold(withQuota bool) error {
+	r := hostResources(c.options)
+	if q := quota(c.options.Resources); q != nil && withQuota {
+		r.CpuQuota, r.CpuPeriod, r.CpuBurst = q.CpuQuota, q.CpuPeriod, q.CpuBurst
+	}
+	return c.set(r)
 }
 
 // Processes are those in the cgroup and below it, by their pids for the caller, ascending.

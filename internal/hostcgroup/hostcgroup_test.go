@@ -122,8 +122,11 @@ func TestHostResources(t *testing.T) {
 	}
 	unlimited := all()
 	unlimited.Memory.Swap = new(int64(-1))
-	if r := hostResources(Options{GuestMemory: gibibyte, Resources: unlimited}); r.MemorySwap != -1 {
-		t.Errorf("unlimited swap: %d", r.MemorySwap)
+	for _, limit := range []*int64{unlimited.Memory.Limit, nil, new(int64(-1))} {
+		unlimited.Memory.Limit = limit
+		if r := hostResources(Options{GuestMemory: gibibyte, Resources: unlimited}); r.MemorySwap != -1 {
+			t.Errorf("unlimited swap with a limit of %v: %d", limit, r.MemorySwap)
+		}
 	}
 }
 
@@ -190,6 +193,26 @@ func TestMerge(t *testing.T) {
 	}
 	if got := Merge(nil, nil); got == nil {
 		t.Error("nothing merged with nothing is nil")
+	}
+}
+
+func TestBefore(t *testing.T) {
+	change := &specs.LinuxResources{
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(2)), Quota: new(int64(1000)), Period: new(uint64(1000))},
+		Memory: &specs.LinuxMemory{Limit: new(int64(mebibyte)), Swap: new(int64(0))},
+		Pids:   &specs.LinuxPids{Limit: new(int64(9))},
+	}
+	was := all()
+	was.Memory.Swappiness, was.Memory.DisableOOMKiller, was.Devices, was.HugepageLimits, was.Unified = nil, nil, nil, nil, nil // they do not change
+	if got := Before(all(), change); !reflect.DeepEqual(got, was) {
+		t.Errorf("not what there was: %s", asJSON(t, got))
+	}
+	if got, want := Before(nil, change), (&specs.LinuxResources{
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(-1)), Period: new(uint64(100_000))},
+		Memory: &specs.LinuxMemory{Limit: new(int64(-1))},
+		Pids:   &specs.LinuxPids{Limit: new(int64(-1))},
+	}); !reflect.DeepEqual(got, want) {
+		t.Errorf("the defaults are %s", asJSON(t, got))
 	}
 }
 

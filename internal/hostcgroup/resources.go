@@ -13,6 +13,8 @@ const (
 	maxTasks = 1024
 	// defaultPeriod is the period of a CPU quota in microseconds, the kernel's default.
 	defaultPeriod = 100_000
+	// defaultShares are a cgroup's that is given none, the kernel's default.
+	defaultShares = 1024
 )
 
 // hostResources is what of the container's resources the host holds, without the quota of processor time. The container's devices,
@@ -29,10 +31,12 @@ func hostResources(o Options) *cgroups.Resources {
 		return r
 	}
 	if m := from.Memory; m != nil {
-		if m.Swap != nil && m.Limit != nil && *m.Swap >= *m.Limit {
-			r.MemorySwap = r.Memory + *m.Swap - *m.Limit
-		} else if m.Swap != nil && *m.Swap == -1 {
+		switch {
+		case m.Swap == nil:
+		case *m.Swap == -1:
 			r.MemorySwap = -1
+		case m.Limit != nil && *m.Limit > 0 && *m.Swap >= *m.Limit:
+			r.MemorySwap = r.Memory + *m.Swap - *m.Limit
 		}
 		if m.Reservation != nil && *m.Reservation > 0 {
 			r.MemoryReservation = min(*m.Reservation+o.Overhead.memory(o.GuestMemory), r.Memory)
@@ -137,81 +141,4 @@ func keepSupported(r *cgroups.Resources, has func(controller, v1, v2 string) boo
 		r.CpusetCpus, r.CpusetMems = "", ""
 	}
 	return notes
-}
-
-// Merge is what resources are after an update: what is not there stays. Neither argument is changed; either may be nil.
-func Merge(was, change *specs.LinuxResources) *specs.LinuxResources {
-	merged := &specs.LinuxResources{}
-	if was != nil {
-		*merged = *was
-	}
-	if change == nil {
-		return merged
-	}
-	if c := change.CPU; c != nil {
-		cpu := specs.LinuxCPU{}
-		if merged.CPU != nil {
-			cpu = *merged.CPU
-		}
-		keep(&cpu.Shares, c.Shares)
-		keep(&cpu.Quota, c.Quota)
-		keep(&cpu.Burst, c.Burst)
-		keep(&cpu.Period, c.Period)
-		if c.Idle != nil {
-			cpu.Idle = c.Idle
-		}
-		if c.Cpus != "" {
-			cpu.Cpus = c.Cpus
-		}
-		if c.Mems != "" {
-			cpu.Mems = c.Mems
-		}
-		merged.CPU = &cpu
-	}
-	if m := change.Memory; m != nil {
-		memory := specs.LinuxMemory{}
-		if merged.Memory != nil {
-			memory = *merged.Memory
-		}
-		keep(&memory.Limit, m.Limit)
-		keep(&memory.Reservation, m.Reservation)
-		keep(&memory.Swap, m.Swap)
-		merged.Memory = &memory
-	}
-	if change.Pids != nil {
-		pids := specs.LinuxPids{}
-		if merged.Pids != nil {
-			pids = *merged.Pids
-		}
-		keep(&pids.Limit, change.Pids.Limit)
-		merged.Pids = &pids
-	}
-	if b := change.BlockIO; b != nil {
-		block := specs.LinuxBlockIO{}
-		if merged.BlockIO != nil {
-			block = *merged.BlockIO
-		}
-		keep(&block.Weight, b.Weight)
-		keep(&block.LeafWeight, b.LeafWeight)
-		keepList(&block.WeightDevice, b.WeightDevice)
-		keepList(&block.ThrottleReadBpsDevice, b.ThrottleReadBpsDevice)
-		keepList(&block.ThrottleWriteBpsDevice, b.ThrottleWriteBpsDevice)
-		keepList(&block.ThrottleReadIOPSDevice, b.ThrottleReadIOPSDevice)
-		keepList(&block.ThrottleWriteIOPSDevice, b.ThrottleWriteIOPSDevice)
-		merged.BlockIO = &block
-	}
-	return merged
-}
-
-func keepList[T any](to *[]T, from []T) {
-	if len(from) > 0 {
-		*to = from
-	}
-}
-
-// keep takes a new value where there is one. Engines send 0 for what they do not change.
-func keep[T int64 | uint64 | uint16](to **T, from *T) {
-	if from != nil && *from != 0 {
-		*to = from
-	}
 }

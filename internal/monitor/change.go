@@ -25,7 +25,7 @@ func (s *bundleServer) UpdateBundle(ctx context.Context, r *api.UpdateBundleRequ
 	return &api.UpdateBundleResponse{}, refuse(s.change(ctx, change))
 }
 
-// change changes limits in the guest and on the host, one change after the other.
+// change changes limits on the host and in the guest, one change after the other. After an error all are as they were.
 func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
@@ -37,33 +37,56 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 	if err != nil {
 		return err
 	}
-	var present *specs.LinuxResources
-	if host != nil {
-		present = host.State().Options.Resources
+	if host == nil {
+		return stateError("the container is not made of a bundle")
 	}
+	present := host.State().Options.Resources
 	merged := hostcgroup.Merge(present, change)
-	if err := checkChange(change, merged, l.record.VMM); err != nil {
+	if err := checkChange(change, merged, s.m.vmm()); err != nil {
 		return err
 	}
-	if m := change.Memory; m != nil && m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate && m.Limit != nil && *m.Limit > 0 {
-		used, err := l.container.Usage(ctx)
-		if err != nil {
-			return err
-		}
-		if used.GetMemoryUsed() >= uint64(*m.Limit) {
-			return fmt.Errorf("linux.resources.memory.limit %d: the container uses %d bytes, and the limit is to be checked before",
-				*m.Limit, used.GetMemoryUsed())
-		}
+	if err := checkUse(ctx, l, change); err != nil {
+		return err
 	}
-	if host != nil {
-		if err := host.Update(change); err != nil {
-			return err
-		}
-		state := host.State()
-		s.m.req.Bundle.Cgroup = &state
-		s.m.update(func(r *container.Record) { r.Bundle = s.m.req.Bundle })
+	undo, err := host.Update(change, true)
+	if err != nil {
+		return err
 	}
-	return l.container.Update(ctx, guestChange(change, merged))
+	if err := l.container.Update(ctx, guestChange(change, merged)); err != nil {
+		before := hostcgroup.Before(present, change)
+		return errors.Join(err, undo(), l.container.Update(context.WithoutCancel(ctx), guestChange(before, before)))
+	}
+	state := host.State()
+	s.m.update(func(r *container.Record) {
+		b := *r.Bundle
+		b.Cgroup = &state
+		r.Bundle = &b
+	})
+	return nil
+}
+
+// vmm is the container's VMM.
+func (m *monitor) vmm() container.VMM {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.record.VMM
+}
+
+// checkUse refuses a limit of memory that the container is above, where the change asks for that.
+func checkUse(ctx context.Context, l *life, change *specs.LinuxResources) error {
+	m := change.Memory
+	if m == nil || m.CheckBeforeUpdate == nil || !*m.CheckBeforeUpdate || value(m.Limit) <= 0 {
+		return nil
+	}
+	used, err := l.container.Usage(ctx)
+	if err != nil {
+		return err
+	}
+	if used.GetMemoryUsed() >= uint64(*m.Limit) {
+		return fmt.Errorf("linux.resources.memory.limit %d: the container uses %d bytes, and the limit is to be checked before",
+			*m.Limit, used.GetMemoryUsed())
+	}
+	return nil
 }
 
 // guestChange is what of a change the guest's cgroup holds; merged is what the container has with it. Quota and period are one value

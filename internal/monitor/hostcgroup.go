@@ -9,10 +9,13 @@ import (
 
 // hostCgroup is the host's cgroup of this monitor; nil where nobody has given it one.
 func (m *monitor) hostCgroup() (*hostcgroup.Cgroup, error) {
-	if m.req.Bundle == nil || m.req.Bundle.Cgroup == nil {
+	m.mu.Lock()
+	b := m.record.Bundle // an update has another one there
+	m.mu.Unlock()
+	if b == nil || b.Cgroup == nil {
 		return nil, nil
 	}
-	return hostcgroup.Load(*m.req.Bundle.Cgroup)
+	return hostcgroup.Load(*b.Cgroup)
 }
 
 // limitHost begins the limit of processor time on the host: the boot is not the container's time.

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/systemd"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -101,6 +103,7 @@ func TestEnter(t *testing.T) {
 				t.Errorf("notes: %q", notes)
 			}
 		})
+		t.Run("a change that fails changes nothing", func(t *testing.T) { failedUpdate(t, c) })
 		t.Run("another process changes them", func(t *testing.T) {
 			c, err := hostcgroup.Load(c.State())
 			if err != nil {
@@ -109,7 +112,7 @@ func TestEnter(t *testing.T) {
 			change := &specs.LinuxResources{
 				Memory: &specs.LinuxMemory{Limit: new(int64(16 * mebibyte))}, CPU: &specs.LinuxCPU{Quota: new(int64(200_000))},
 			}
-			if err := c.Update(change); err != nil {
+			if _, err := c.Update(change, true); err != nil {
 				t.Fatal(err)
 			}
 			if got := value(t, c, "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "220000" && got != "220000 100000" {
@@ -117,6 +120,41 @@ func TestEnter(t *testing.T) {
 			}
 		})
 	})
+}
+
+// failedUpdate changes limits, the last of which the kernel does not take: a processor or a disk that there is not.
+func failedUpdate(t *testing.T, c *hostcgroup.Cgroup) {
+	held := func() string {
+		return value(t, c, "cpu", "cpu.cfs_quota_us", "cpu.max") + ", " + value(t, c, "cpu", "cpu.shares", "cpu.weight")
+	}
+	before, state := held(), c.State()
+	change := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(70_000)), Shares: new(uint64(2048))}}
+	// The last of the two is what comes after the processor time.
+	if cgroups.IsCgroup2UnifiedMode() {
+		change.CPU.Cpus = "4095"
+	} else {
+		change.BlockIO = &specs.LinuxBlockIO{ThrottleReadBpsDevice: make([]specs.LinuxThrottleDevice, 1)}
+	}
+	undo, err := c.Update(change, true)
+	if err == nil || undo != nil {
+		t.Errorf("a limit of what there is not was taken: %v", err)
+	}
+	if now := held(); now != before || !reflect.DeepEqual(c.State(), state) {
+		t.Errorf("before the cgroup held %s, and now %s", before, now)
+	}
+	change.CPU.Cpus, change.BlockIO = "", nil
+	if undo, err = c.Update(change, true); err != nil {
+		t.Fatal(err)
+	}
+	if held() == before {
+		t.Errorf("nothing has changed: %s", before)
+	}
+	if err := undo(); err != nil {
+		t.Error(err)
+	}
+	if now := held(); now != before || !reflect.DeepEqual(c.State(), state) {
+		t.Errorf("before the cgroup held %s, and after it was undone %s", before, now)
+	}
 }
 
 // inside checks that a task is in the cgroup in every hierarchy that a process of its own could be in.

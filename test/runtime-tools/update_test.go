@@ -1,0 +1,89 @@
+package runtimetools
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// limits are what the guest holds of a container's: processor time, memory and processes.
+const limits = "cd /sys/fs/cgroup; echo $(cat cpu.max) $(cat memory.max) $(cat pids.max)"
+
+// held is what a container's guest holds now.
+func (c *container) held() string {
+	c.t.Helper()
+	return strings.TrimSpace(string(ask(c.t, c.rt, c.dir, "exec", c.id, "sh", "-c", limits)))
+}
+
+// update changes limits, by flags.
+func (c *container) update(flags ...string) {
+	c.t.Helper()
+	ask(c.t, c.rt, c.dir, append(append([]string{"update"}, flags...), c.id)...)
+}
+
+// refusesUpdate expects that limits are refused with all of these texts.
+func (c *container) refusesUpdate(flags []string, texts ...string) {
+	c.t.Helper()
+	out, err := exec.Command(c.rt, append(append([]string{"update"}, flags...), c.id)...).CombinedOutput()
+	for _, text := range texts {
+		if err == nil || !strings.Contains(string(out), text) {
+			c.t.Errorf("update %q: %v, %s; want it refused with %q", flags, err, out, text)
+		}
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	c := create(t, runtime(t), "update", func(s *specs.Spec) {
+		s.Process.Args = []string{"sh", "-c", limits + "; exec sleep 3600"}
+		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(100 << 20))}
+		s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: new(int64(30_000)), Period: new(uint64(50_000))}
+	})
+	c.do("start")
+	c.awaitOutput("30000 50000 104857600 max\n")
+	c.refusesUpdate([]string{"--memory", "200m", "--cpu-quota", "60000"}, "linux.resources.memory.limit 209715200", "linux.resources.cpu.quota 60000")
+	c.update("--cpu-quota", "20000", "--pids-limit", "50")
+	c.update("--cpu-period", "40000", "--memory", "80m")
+	want := "20000 40000 83886080 50"
+	if got := c.held(); got != want {
+		t.Errorf("the guest holds %s, want %s", got, want)
+	}
+	// The host, which gives the microVM some more time, would take this quota, and the guest takes the other limits.
+	before := c.record()
+	c.refusesUpdate([]string{"--cpu-quota", "950", "--cpu-period", "1000", "--memory", "70m", "--pids-limit", "40"}, "cpu.max")
+	if got := c.held(); got != want {
+		t.Errorf("after an update that has failed the guest holds %s, want %s", got, want)
+	}
+	if after := c.record(); after != before {
+		t.Errorf("an update that has failed changes the container's state\n%s\n%s", before, after)
+	}
+	c.do("kill", "KILL")
+	c.awaitStopped()
+	c.refusesUpdate([]string{"--memory", "80m"}, "container not running")
+}
+
+// record is what is kept of a container's resources on the host.
+func (c *container) record() string {
+	c.t.Helper()
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(c.rt), "d", "containers", "*", "state.json"))
+	if err != nil || len(files) != 1 {
+		c.t.Fatalf("records: %q, %v", files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var record struct {
+		Bundle struct {
+			Cgroup struct{ Options struct{ Resources json.RawMessage } }
+		}
+	}
+	if err := json.Unmarshal(text, &record); err != nil || len(record.Bundle.Cgroup.Options.Resources) == 0 {
+		c.t.Fatalf("%v: %s", err, text)
+	}
+	return string(record.Bundle.Cgroup.Options.Resources)
+}
