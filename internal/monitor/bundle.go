@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
@@ -38,7 +39,7 @@ func (m *monitor) runBundle(ctx context.Context) int {
 		l.end(ctx, false)
 		return m.finish(exit)
 	}
-	if err := l.climb(ctx, l.boot); err != nil {
+	if err := m.startBundle(ctx, l); err != nil {
 		close(m.over)
 		l.end(ctx, false)
 		exit := sandbox.Exit{Code: exitCode(err), Err: err}
@@ -47,15 +48,25 @@ func (m *monitor) runBundle(ctx context.Context) int {
 		ask <- err
 		return m.finish(exit)
 	}
-	if err := l.limitHost(); err != nil {
-		l.logger.Warn("the host does not hold the limit of processor time; the guest does", "error", err)
-	}
-	l.runs()
 	if l.ownsTerminal() {
 		l.resizeTerminal(ctx) // it may have changed since the start was asked for
 	}
 	ask <- nil
 	return m.supervise(ctx, l)
+}
+
+// startBundle boots what was created and runs the process. Limits do not change meanwhile.
+func (m *monitor) startBundle(ctx context.Context, l *life) error {
+	m.server.bundle.changing.Lock()
+	defer m.server.bundle.changing.Unlock()
+	if err := l.climb(ctx, l.boot); err != nil {
+		return err
+	}
+	if err := l.limitHost(); err != nil {
+		l.logger.Warn("the host does not hold the limit of processor time; the guest does", "error", err)
+	}
+	l.runs()
+	return nil
 }
 
 // createBundle makes all that can be made before the start: disks, kernel, VMM. After an error nothing of the container is left.
@@ -136,8 +147,10 @@ type bundleServer struct {
 	starts chan chan<- error
 	// begun is closed when the container does not wait for its start any more.
 	begun chan struct{}
-	// changing is held while limits change.
+	// changing is held while limits change, and while the container starts.
 	changing sync.Mutex
+	// changed are the limits that a container has got between create and start; nil where they are the bundle's.
+	changed *specs.LinuxResources
 }
 
 func newBundleServer(m *monitor, s *server) *bundleServer {

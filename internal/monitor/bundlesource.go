@@ -81,6 +81,9 @@ func (s *bundleSource) disks(ctx context.Context, undo func(func() error)) error
 
 // startDisk has what the bundle binds, and what is in the root beside the image disk.
 func (s *bundleSource) startDisk(ctx context.Context, undo func(func() error)) error {
+	if err := s.takeChange(ctx); err != nil {
+		return err
+	}
 	defer s.timeline.Phase("start-disk")()
 	root, err := rootfs.OpenBundleRoot(s.bundle.Rootfs)
 	if err != nil {
@@ -93,6 +96,21 @@ func (s *bundleSource) startDisk(ctx context.Context, undo func(func() error)) e
 		copies = append(copies, rootfs.Copy{Source: c.Source, Name: filepath.Base(c.Staged)})
 	}
 	return s.makeStartDisk(ctx, root, copies, undo)
+}
+
+// takeChange writes limits that have changed since create to the writable disk, from which the guest takes them.
+func (s *bundleSource) takeChange(ctx context.Context) error {
+	changed := s.server.bundle.changed
+	if changed == nil {
+		return nil
+	}
+	s.bundle.Spec.Linux.Resources = changed
+	spec, err := s.bundle.GuestSpec()
+	if err != nil {
+		return err
+	}
+	s.spec.Linux.Resources = spec.Linux.Resources
+	return s.writableDisk(ctx, s.spec)
 }
 
 func (s *bundleSource) further() further {

@@ -14,6 +14,7 @@ import (
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
 // UpdateBundle implements api.BundleService.
@@ -30,7 +31,7 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	l := s.m.life.Load()
-	if l == nil {
+	if l == nil && !s.m.awaitsStart() {
 		return errNotRunning
 	}
 	host, err := s.m.hostCgroup()
@@ -45,14 +46,18 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 	if err := checkChange(change, merged, s.m.vmm()); err != nil {
 		return err
 	}
-	if err := checkUse(ctx, l, change); err != nil {
-		return err
+	if l != nil {
+		if err := checkUse(ctx, l, change); err != nil {
+			return err
+		}
 	}
-	undo, err := host.Update(change, true)
+	undo, err := host.Update(change, l != nil)
 	if err != nil {
 		return err
 	}
-	if err := l.container.Update(ctx, guestChange(change, merged)); err != nil {
+	if l == nil {
+		s.changed = merged // the start's
+	} else if err := l.container.Update(ctx, guestChange(change, merged)); err != nil {
 		before := hostcgroup.Before(present, change)
 		return errors.Join(err, undo(), l.container.Update(context.WithoutCancel(ctx), guestChange(before, before)))
 	}
@@ -63,6 +68,13 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 		r.Bundle = &b
 	})
 	return nil
+}
+
+// awaitsStart says whether the container is created and was not started yet.
+func (m *monitor) awaitsStart() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.record.State == string(sandbox.Created)
 }
 
 // vmm is the container's VMM.

@@ -46,14 +46,14 @@ func (f *updateFlags) add(flags *pflag.FlagSet) {
 func (a *app) updateCommand() *cobra.Command {
 	f := &updateFlags{}
 	cmd := &cobra.Command{
-		Use: "update [flags] ID", Short: "Change limits of a container that runs, within what its guest was booted with",
+		Use: "update [flags] ID", Short: "Change limits of a container, within what its guest is made for",
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := a.find(args[0])
 			if err != nil {
 				return err
 			}
-			if s := status(e); s != sandbox.Running && s != sandbox.Paused {
+			if s := status(e); s != sandbox.Created && s != sandbox.Running && s != sandbox.Paused {
 				return errNotRunning
 			}
 			resources, err := f.json(os.Stdin)

@@ -43,10 +43,13 @@ func TestUpdate(t *testing.T) {
 		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(100 << 20))}
 		s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: new(int64(30_000)), Period: new(uint64(50_000))}
 	})
-	c.do("start")
-	c.awaitOutput("30000 50000 104857600 max\n")
+	// Before the start: the guest is as large as it is, and the process finds what was asked for last.
 	c.refusesUpdate([]string{"--memory", "200m", "--cpu-quota", "60000"}, "linux.resources.memory.limit 209715200", "linux.resources.cpu.quota 60000")
-	c.update("--cpu-quota", "20000", "--pids-limit", "50")
+	c.update("--memory", "90m", "--pids-limit", "50")
+	c.update("--cpu-quota", "20000")
+	c.do("start")
+	c.awaitOutput("20000 50000 94371840 50\n")
+
 	c.update("--cpu-period", "40000", "--memory", "80m")
 	want := "20000 40000 83886080 50"
 	if got := c.held(); got != want {
@@ -79,7 +82,9 @@ func (c *container) record() string {
 	}
 	var record struct {
 		Bundle struct {
-			Cgroup struct{ Options struct{ Resources json.RawMessage } }
+			Cgroup struct {
+				Options struct{ Resources json.RawMessage }
+			}
 		}
 	}
 	if err := json.Unmarshal(text, &record); err != nil || len(record.Bundle.Cgroup.Options.Resources) == 0 {
