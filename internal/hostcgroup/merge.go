@@ -66,9 +66,9 @@ func Merge(was, change *specs.LinuxResources) *specs.LinuxResources {
 	return merged
 }
 
-// Before is what takes a change back: those resources that can change as they were, and the kernel's defaults for what had no value. The processors and
-// memory nodes of the host and the limits of block devices have none that could be given again: a change that sets one where there was
-// none and then fails leaves it.
+// Before is what takes a change back: those resources that can change as they were, and the kernel's defaults for what had no value. The
+// processors and memory nodes of the host and the limits of block devices have none that could be given again: a change that sets one
+// where there was none and then fails leaves it.
 func Before(was, change *specs.LinuxResources) *specs.LinuxResources {
 	none := &specs.LinuxResources{}
 	if c := change.CPU; c != nil {

@@ -175,8 +175,8 @@ func checkQuota(c *specs.LinuxCPU, vmm container.VMM) error {
 		period = defaultPeriod
 	}
 	if most := int64(vmm.CPUs) * int64(period); quota > most {
-		return fmt.Errorf("linux.resources.cpu.quota %d in each linux.resources.cpu.period of %d: the guest was booted with %d processors, "+
-			"so %d at most; change it while the container is stopped: the next start boots a guest for it: %w",
+		return fmt.Errorf("linux.resources.cpu.quota %d in each linux.resources.cpu.period of %d: the guest was booted with "+
+			"%d processors, so %d at most; change it while the container is stopped: the next start boots a guest for it: %w",
 			quota, period, vmm.CPUs, most, errdefs.ErrOutOfRange)
 	}
 	return nil
