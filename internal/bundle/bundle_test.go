@@ -88,6 +88,10 @@ func TestDockersOptions(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	b, _ := example(t, "docker-20.10-options")
+	b.Spec.Linux.Resources.CPU.Burst = new(uint64(5000)) // which Docker has no option for
+	if s, err := b.GuestSpec(); err != nil || s.Linux.Resources.Unified["cpu.max.burst"] != "5000" || s.Linux.Resources.CPU.Burst != nil {
+		t.Errorf("a burst: %+v, %v", s.Linux.Resources, err)
+	}
 	var copies []string
 	for _, c := range b.Copies() {
 		copies = append(copies, c.Destination)

@@ -100,7 +100,7 @@ var Fields = slices.Concat([]Field{
 		{"linux.resources.memory.checkBeforeUpdate", Met, "nothing is used yet when the container is created"},
 		{"linux.resources.cpu.shares", Guest, "among the guest's processes, and on the host among its"},
 		{"linux.resources.cpu.quota", Guest, "and on the host, once the guest has booted; it sizes the guest's number of processors"},
-		{"linux.resources.cpu.burst", Refused, "the quota is enforced without a burst; leave it out"},
+		{"linux.resources.cpu.burst", Guest, "and on the host"},
 		{"linux.resources.cpu.period", Guest, "and on the host"},
 		{"linux.resources.cpu.realtimeRuntime", Refused, noRealtime + " (--cpu-rt-runtime)"},
 		{"linux.resources.cpu.realtimePeriod", Refused, noRealtime + " (--cpu-rt-period)"},

@@ -3,6 +3,7 @@ package bundle
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -156,7 +157,16 @@ func resources(b *Bundle, s *specs.Spec) {
 		out.Pids = &specs.LinuxPids{Limit: limit(p.Limit)}
 	}
 	out.Unified = maps.Clone(r.Unified)
+	if c := r.CPU; c != nil && nonzero(c.Burst) != nil && out.Unified[burstFile] == "" {
+		if out.Unified == nil {
+			out.Unified = map[string]string{}
+		}
+		out.Unified[burstFile] = strconv.FormatUint(*c.Burst, 10)
+	}
 }
+
+// burstFile is the file of cgroup v2 for linux.resources.cpu.burst, which crun 1.8 does not know.
+const burstFile = "cpu.max.burst"
 
 // nonzero leaves a number out that is 0: engines write one for what was not asked for.
 func nonzero[T int64 | uint64](n *T) *T {

@@ -57,24 +57,52 @@ const defaultPeriod = 100_000
 
 // writeLimits changes limits of a cgroup: the files of the kernel's Documentation/admin-guide/cgroup-v2.rst.
 func writeLimits(cgroup string, r *guestapi.UpdateRequest) error {
-	var errs []error
-	write := func(file, value string) {
-		if err := os.WriteFile(filepath.Join(cgroup, file), []byte(value), 0); err != nil {
-			errs = append(errs, fmt.Errorf("limit the container: %w", err))
+	w := &limitsWriter{cgroup: cgroup}
+	w.limit("memory.max", r.GetMemoryLimit(), "max")
+	w.limit("memory.low", r.GetMemoryReservation(), "0")
+	w.limit("pids.max", r.GetPidsLimit(), "max")
+	// Before the weight, of which one that is idle has none.
+	w.limit("cpu.idle", r.GetCpuIdle(), "0")
+	if n := r.GetCpuWeight(); n != 0 {
+		w.write("cpu.weight", strconv.FormatUint(n, 10))
+	}
+	w.cpuMax(r)
+	return errors.Join(w.errs...)
+}
+
+// limitsWriter writes files of a cgroup, and goes on after an error.
+type limitsWriter struct {
+	cgroup string
+	errs   []error
+}
+
+func (w *limitsWriter) write(file, value string) {
+	if err := w.try(file, value); err != nil {
+		w.errs = append(w.errs, fmt.Errorf("limit the container: %w", err))
+	}
+}
+
+func (w *limitsWriter) try(file, value string) error {
+	return os.WriteFile(filepath.Join(w.cgroup, file), []byte(value), 0)
+}
+
+// limit writes a number, or what stands for none. A file that the kernel does not have holds none.
+func (w *limitsWriter) limit(file string, n int64, none string) {
+	if n > 0 {
+		w.write(file, strconv.FormatInt(n, 10))
+	} else if n < 0 {
+		if _, err := os.Lstat(filepath.Join(w.cgroup, file)); !errors.Is(err, fs.ErrNotExist) {
+			w.write(file, none)
 		}
 	}
-	limit := func(file string, n int64, none string) {
-		if n > 0 {
-			write(file, strconv.FormatInt(n, 10))
-		} else if n < 0 {
-			write(file, none)
-		}
-	}
-	limit("memory.max", r.GetMemoryLimit(), "max")
-	limit("memory.low", r.GetMemoryReservation(), "0")
-	limit("pids.max", r.GetPidsLimit(), "max")
-	if w := r.GetCpuWeight(); w != 0 {
-		write("cpu.weight", strconv.FormatUint(w, 10))
+}
+
+// cpuMax limits the processor time. The kernel takes no burst above the quota: which of the two comes first depends on which grows.
+func (w *limitsWriter) cpuMax(r *guestapi.UpdateRequest) {
+	if r.GetCpuBurst() < 0 {
+		w.limit("cpu.max.burst", -1, "0")
+	} else if n := r.GetCpuBurst(); n > 0 {
+		_ = w.try("cpu.max.burst", strconv.FormatInt(n, 10)) // it is written again, and then has to be taken
 	}
 	if q := r.GetCpuQuota(); q != 0 {
 		quota, period := "max", r.GetCpuPeriod()
@@ -84,7 +112,9 @@ func writeLimits(cgroup string, r *guestapi.UpdateRequest) error {
 		if period == 0 {
 			period = defaultPeriod
 		}
-		write("cpu.max", fmt.Sprintf("%s %d", quota, period))
+		w.write("cpu.max", fmt.Sprintf("%s %d", quota, period))
 	}
-	return errors.Join(errs...)
+	if n := r.GetCpuBurst(); n > 0 {
+		w.write("cpu.max.burst", strconv.FormatInt(n, 10))
+	}
 }

@@ -700,7 +700,11 @@ type UpdateRequest struct {
 	// cpu.weight of cgroup v2, from 1 to 10000.
 	CpuWeight uint64 `protobuf:"varint,6,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`
 	// Processes and threads.
-	PidsLimit     int64 `protobuf:"varint,7,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`
+	PidsLimit int64 `protobuf:"varint,7,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`
+	// cpu.max.burst of cgroup v2 in microseconds.
+	CpuBurst int64 `protobuf:"varint,8,opt,name=cpu_burst,json=cpuBurst,proto3" json:"cpu_burst,omitempty"`
+	// cpu.idle of cgroup v2: 1 sets it.
+	CpuIdle       int64 `protobuf:"varint,9,opt,name=cpu_idle,json=cpuIdle,proto3" json:"cpu_idle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -780,6 +784,20 @@ func (x *UpdateRequest) GetCpuWeight() uint64 {
 func (x *UpdateRequest) GetPidsLimit() int64 {
 	if x != nil {
 		return x.PidsLimit
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetCpuBurst() int64 {
+	if x != nil {
+		return x.CpuBurst
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetCpuIdle() int64 {
+	if x != nil {
+		return x.CpuIdle
 	}
 	return 0
 }
@@ -879,7 +897,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04nice\x18\x0f \x01(\x05R\x04nice\x12\x18\n" +
 	"\athreads\x18\x10 \x01(\rR\athreads\x12\x12\n" +
 	"\x04name\x18\x11 \x01(\tR\x04name\x12\x12\n" +
-	"\x04args\x18\x12 \x03(\tR\x04args\"\xfe\x01\n" +
+	"\x04args\x18\x12 \x03(\tR\x04args\"\xb6\x02\n" +
 	"\rUpdateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12!\n" +
 	"\fmemory_limit\x18\x02 \x01(\x03R\vmemoryLimit\x12-\n" +
@@ -890,7 +908,9 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"cpu_weight\x18\x06 \x01(\x04R\tcpuWeight\x12\x1d\n" +
 	"\n" +
-	"pids_limit\x18\a \x01(\x03R\tpidsLimit\"\x10\n" +
+	"pids_limit\x18\a \x01(\x03R\tpidsLimit\x12\x1b\n" +
+	"\tcpu_burst\x18\b \x01(\x03R\bcpuBurst\x12\x19\n" +
+	"\bcpu_idle\x18\t \x01(\x03R\acpuIdle\"\x10\n" +
 	"\x0eUpdateResponse2\x8f\x03\n" +
 	"\aControl\x12F\n" +
 	"\x05Pause\x12\x1d.runcvm.guest.v1.PauseRequest\x1a\x1e.runcvm.guest.v1.PauseResponse\x12I\n" +

@@ -160,6 +160,14 @@ func (c *Cgroup) Update(change *specs.LinuxResources, running bool) (undo func()
 // hold applies the resources, with the quota of processor time or without it.
 func (c *Cgroup) hold(withQuota bool) error {
 	r := hostResources(c.options)
+	if r.CPUIdle != nil && *r.CPUIdle == 0 && r.CpuShares != 0 && c.has("cpu", "cpu.idle", "cpu.idle") {
+		// With cgroup v1 the weight is written before, which one that is idle does not take.
+		awake := &cgroups.Resources{CPUIdle: r.CPUIdle}
+		withoutDevices(awake)
+		if err := c.set(awake); err != nil {
+			return err
+		}
+	}
 	if q := quota(c.options.Resources); q != nil && withQuota {
 		r.CpuQuota, r.CpuPeriod, r.CpuBurst = q.CpuQuota, q.CpuPeriod, q.CpuBurst
 	}

@@ -116,6 +116,12 @@ func TestHostResources(t *testing.T) {
 		t.Errorf("block devices: %+v", got.BlkioThrottleReadBpsDevice)
 	}
 
+	asleep := all()
+	asleep.CPU.Idle = new(int64(1))
+	if r := hostResources(Options{Resources: asleep}); *r.CPUIdle != 1 || r.CpuShares != 0 || r.CpuWeight != 0 {
+		t.Errorf("one that is idle has a weight: %+v", r)
+	}
+
 	none := hostResources(Options{GuestMemory: gibibyte})
 	if none.Memory != gibibyte || none.MemorySwap != 0 || none.CpuShares != 0 {
 		t.Errorf("without resources: %+v", none)
@@ -198,17 +204,18 @@ func TestMerge(t *testing.T) {
 
 func TestBefore(t *testing.T) {
 	change := &specs.LinuxResources{
-		CPU:    &specs.LinuxCPU{Shares: new(uint64(2)), Quota: new(int64(1000)), Period: new(uint64(1000))},
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(2)), Quota: new(int64(1000)), Period: new(uint64(1000)), Burst: new(uint64(1)), Idle: new(int64(1))},
 		Memory: &specs.LinuxMemory{Limit: new(int64(mebibyte)), Swap: new(int64(0))},
 		Pids:   &specs.LinuxPids{Limit: new(int64(9))},
 	}
 	was := all()
+	was.CPU.Idle = new(int64(0))                                                                                               // there was none
 	was.Memory.Swappiness, was.Memory.DisableOOMKiller, was.Devices, was.HugepageLimits, was.Unified = nil, nil, nil, nil, nil // they do not change
 	if got := Before(all(), change); !reflect.DeepEqual(got, was) {
 		t.Errorf("not what there was: %s", asJSON(t, got))
 	}
 	if got, want := Before(nil, change), (&specs.LinuxResources{
-		CPU:    &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(-1)), Period: new(uint64(100_000))},
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(-1)), Period: new(uint64(100_000)), Burst: new(uint64(0)), Idle: new(int64(0))},
 		Memory: &specs.LinuxMemory{Limit: new(int64(-1))},
 		Pids:   &specs.LinuxPids{Limit: new(int64(-1))},
 	}); !reflect.DeepEqual(got, want) {

@@ -18,8 +18,11 @@ func Merge(was, change *specs.LinuxResources) *specs.LinuxResources {
 		}
 		keep(&cpu.Shares, c.Shares)
 		keep(&cpu.Quota, c.Quota)
-		keep(&cpu.Burst, c.Burst)
 		keep(&cpu.Period, c.Period)
+		// Of these two 0 is a value.
+		if c.Burst != nil {
+			cpu.Burst = c.Burst
+		}
 		if c.Idle != nil {
 			cpu.Idle = c.Idle
 		}
@@ -76,6 +79,12 @@ func Before(was, change *specs.LinuxResources) *specs.LinuxResources {
 		reset(&none.CPU.Shares, c.Shares, defaultShares)
 		reset(&none.CPU.Period, c.Period, defaultPeriod)
 		reset(&none.CPU.Quota, c.Quota, -1)
+		if c.Burst != nil {
+			none.CPU.Burst = new(uint64(0))
+		}
+		if c.Idle != nil {
+			none.CPU.Idle = new(int64(0))
+		}
 	}
 	if m := change.Memory; m != nil {
 		none.Memory = &specs.LinuxMemory{}

@@ -43,7 +43,7 @@ func hostResources(o Options) *cgroups.Resources {
 		}
 	}
 	if cpu := from.CPU; cpu != nil {
-		if cpu.Shares != nil {
+		if cpu.Shares != nil && !idle(cpu) {
 			r.CpuShares = *cpu.Shares
 			r.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*cpu.Shares)
 		}
@@ -53,6 +53,9 @@ func hostResources(o Options) *cgroups.Resources {
 	blockIO(r, from.BlockIO)
 	return r
 }
+
+// idle says whether processes run only when nobody else wants to: the kernel takes no weight of those.
+func idle(c *specs.LinuxCPU) bool { return c.Idle != nil && *c.Idle == 1 }
 
 // withoutDevices leaves devices alone: the VMM needs /dev/kvm and others, and the container's are the guest's. Only both together keep
 // systemd's driver of cgroup v1 from freezing the cgroup, the process that asks for it included.
@@ -136,6 +139,9 @@ func keepSupported(r *cgroups.Resources, has func(controller, v1, v2 string) boo
 	}
 	if lacks(r.CpuQuota != 0, "cpu", "cpu.cfs_quota_us", "cpu.max", "linux.resources.cpu.quota") {
 		r.CpuQuota, r.CpuPeriod, r.CpuBurst = 0, 0, nil
+	}
+	if lacks(r.CpuBurst != nil, "cpu", "cpu.cfs_burst_us", "cpu.max.burst", "linux.resources.cpu.burst") {
+		r.CpuBurst = nil
 	}
 	if lacks(r.CpusetCpus != "" || r.CpusetMems != "", "cpuset", "cpuset.cpus", "cpuset.cpus", "linux.resources.cpu.cpus") {
 		r.CpusetCpus, r.CpusetMems = "", ""

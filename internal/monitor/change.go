@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
@@ -115,7 +116,9 @@ func guestChange(change, merged *specs.LinuxResources) *guestapi.UpdateRequest {
 				r.CpuQuota = -1 // a period alone, and there was no quota
 			}
 		}
-		if shares := value(c.Shares); shares > 0 {
+		r.CpuBurst, r.CpuIdle = orNone(c.Burst), orNone(c.Idle)
+		// One that is not idle any more has the default weight.
+		if shares := value(merged.CPU.Shares); shares > 0 && (value(c.Shares) > 0 || r.CpuIdle < 0) {
 			r.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(shares)
 		}
 	}
@@ -127,6 +130,14 @@ func guestChange(change, merged *specs.LinuxResources) *guestapi.UpdateRequest {
 
 // changesQuota says whether either part of the limit of processor time changes. Engines send 0 for what they do not change.
 func changesQuota(c *specs.LinuxCPU) bool { return value(c.Quota) != 0 || value(c.Period) != 0 }
+
+// orNone is a value for the guest, of which 0 takes away what there is.
+func orNone[T int64 | uint64](n *T) int64 {
+	if n != nil && *n == 0 {
+		return -1
+	}
+	return int64(value(n))
+}
 
 func value[T int64 | uint64 | uint32](n *T) T {
 	if n == nil {
@@ -156,10 +167,9 @@ func checkChange(change, merged *specs.LinuxResources, vmm container.VMM) error 
 		if changesQuota(c) {
 			errs = append(errs, checkQuota(merged.CPU, vmm))
 		}
-		refuse(value(c.Burst) != 0, "cpu.burst", "the quota holds without a burst; leave it out")
+		errs = append(errs, checkBurst(merged.CPU), checkIdle(c, merged.CPU))
 		refuse(value(c.RealtimeRuntime) != 0 || value(c.RealtimePeriod) != 0, "cpu.realtimeRuntime",
 			"the guest's kernel shares no real-time budget among cgroups; leave it out")
-		refuse(value(c.Idle) != 0, "cpu.idle", "it is set at create alone; leave it out")
 	}
 	refuse(len(change.Unified) > 0, "unified", "the guest's files are set at create alone; name the limits")
 	refuse(len(change.Rdma) > 0, "rdma", "the guest has no RDMA device; leave it out")
@@ -178,6 +188,28 @@ func checkQuota(c *specs.LinuxCPU, vmm container.VMM) error {
 		return fmt.Errorf("linux.resources.cpu.quota %d in each linux.resources.cpu.period of %d: the guest was booted with "+
 			"%d processors, so %d at most; change it while the container is stopped: the next start boots a guest for it: %w",
 			quota, period, vmm.CPUs, most, errdefs.ErrOutOfRange)
+	}
+	return nil
+}
+
+// checkBurst refuses a burst that the kernel does not take.
+func checkBurst(c *specs.LinuxCPU) error {
+	burst, quota := value(c.Burst), value(c.Quota)
+	if burst > math.MaxInt64 || quota > 0 && burst > uint64(quota) {
+		return fmt.Errorf("linux.resources.cpu.burst %d: it is at most linux.resources.cpu.quota, %d: %w",
+			burst, quota, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// checkIdle refuses what the kernel does not take of one that is idle.
+func checkIdle(change, merged *specs.LinuxCPU) error {
+	switch idle := value(merged.Idle); {
+	case idle != 0 && idle != 1:
+		return fmt.Errorf("linux.resources.cpu.idle %d: it is 0 or 1: %w", idle, errdefs.ErrInvalidArgument)
+	case idle == 1 && value(change.Shares) != 0:
+		return fmt.Errorf("linux.resources.cpu.shares %d: a container that is idle has none; give linux.resources.cpu.idle 0 with it: %w",
+			*change.Shares, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

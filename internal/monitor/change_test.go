@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/runcvm/runcvm/internal/config"
@@ -44,7 +45,15 @@ func TestCheckChange(t *testing.T) {
 		"a period alone":           {cpu(specs.LinuxCPU{Period: new(uint64(5_000))}), short, "", nil},
 		"a shorter one":            {cpu(specs.LinuxCPU{Period: new(uint64(4_999))}), short, "quota 10000 in each linux.resources.cpu.period of 4999", errdefs.IsOutOfRange},
 		"a period, no quota":       {cpu(specs.LinuxCPU{Period: new(uint64(10_000))}), nil, "", nil},
-		"a burst":                  {cpu(specs.LinuxCPU{Burst: new(uint64(1))}), nil, "cpu.burst", errdefs.IsNotImplemented},
+		"a burst":                  {cpu(specs.LinuxCPU{Burst: new(uint64(10_000))}), short, "", nil},
+		"more than the quota":      {cpu(specs.LinuxCPU{Burst: new(uint64(10_001))}), short, "cpu.burst 10001: it is at most linux.resources.cpu.quota, 10000", errdefs.IsInvalidArgument},
+		"a burst, no quota":        {cpu(specs.LinuxCPU{Burst: new(uint64(1))}), nil, "", nil},
+		"a quota below the burst":  {cpu(specs.LinuxCPU{Quota: new(int64(9_999))}), cpu(specs.LinuxCPU{Quota: new(int64(20_000)), Burst: new(uint64(10_000))}), "cpu.burst 10000", errdefs.IsInvalidArgument},
+		"both":                     {cpu(specs.LinuxCPU{Quota: new(int64(9_999)), Burst: new(uint64(0))}), cpu(specs.LinuxCPU{Quota: new(int64(20_000)), Burst: new(uint64(10_000))}), "", nil},
+		"idle":                     {cpu(specs.LinuxCPU{Idle: new(int64(1))}), cpu(specs.LinuxCPU{Shares: new(uint64(2))}), "", nil},
+		"idle by half":             {cpu(specs.LinuxCPU{Idle: new(int64(2))}), nil, "cpu.idle 2", errdefs.IsInvalidArgument},
+		"a weight of one idle":     {cpu(specs.LinuxCPU{Shares: new(uint64(2))}), cpu(specs.LinuxCPU{Idle: new(int64(1))}), "cpu.shares 2", errdefs.IsInvalidArgument},
+		"a weight, not idle":       {cpu(specs.LinuxCPU{Shares: new(uint64(2)), Idle: new(int64(0))}), cpu(specs.LinuxCPU{Idle: new(int64(1))}), "", nil},
 		"real time":                {cpu(specs.LinuxCPU{RealtimeRuntime: new(int64(1))}), nil, "cpu.realtimeRuntime", errdefs.IsNotImplemented},
 		"files of cgroup v2":       {&specs.LinuxResources{Unified: map[string]string{"memory.max": "1"}}, nil, "unified", errdefs.IsNotImplemented},
 	} {
@@ -91,6 +100,14 @@ func TestGuestChange(t *testing.T) {
 	}
 	if got := guest(nil, &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(0))}}); got.CpuWeight != 0 {
 		t.Errorf("shares of 0 change the weight to %d", got.CpuWeight)
+	}
+	other := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(512)), Burst: new(uint64(5)), Idle: new(int64(1))}}
+	if got := guest(other, &specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: new(uint64(0)), Idle: new(int64(0))}}); got.CpuBurst != -1 || got.CpuIdle != -1 ||
+		got.CpuWeight != cgroups.ConvertCPUSharesToCgroupV2Value(512) {
+		t.Errorf("neither idle nor with a burst any more: %+v", got)
+	}
+	if got := guest(nil, other); got.CpuBurst != 5 || got.CpuIdle != 1 {
+		t.Errorf("idle and with a burst: %+v", got)
 	}
 	for name, test := range map[string]struct {
 		has, change *specs.LinuxResources

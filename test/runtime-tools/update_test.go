@@ -12,7 +12,7 @@ import (
 )
 
 // limits are what the guest holds of a container's: processor time, memory and processes.
-const limits = "cd /sys/fs/cgroup; echo $(cat cpu.max) $(cat memory.max) $(cat pids.max)"
+const limits = "cd /sys/fs/cgroup; echo $(cat cpu.max cpu.max.burst memory.max pids.max)"
 
 // held is what a container's guest holds now.
 func (c *container) held() string {
@@ -41,29 +41,41 @@ func TestUpdate(t *testing.T) {
 	c := create(t, runtime(t), "update", func(s *specs.Spec) {
 		s.Process.Args = []string{"sh", "-c", limits + "; exec sleep 3600"}
 		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(int64(100 << 20))}
-		s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: new(int64(30_000)), Period: new(uint64(50_000))}
+		s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: new(int64(30_000)), Period: new(uint64(50_000)), Burst: new(uint64(10_000))}
 	})
 	// Before the start: the guest is as large as it is, and the process finds what was asked for last.
 	c.refusesUpdate([]string{"--memory", "200m", "--cpu-quota", "60000"}, "linux.resources.memory.limit 209715200", "linux.resources.cpu.quota 60000")
 	c.update("--memory", "90m", "--pids-limit", "50")
 	c.update("--cpu-quota", "20000")
 	c.do("start")
-	c.awaitOutput("20000 50000 94371840 50\n")
+	c.awaitOutput("20000 50000 10000 94371840 50\n")
 
 	c.update("--cpu-period", "40000", "--memory", "80m")
-	want := "20000 40000 83886080 50"
+	want := "20000 40000 10000 83886080 50"
 	if got := c.held(); got != want {
 		t.Errorf("the guest holds %s, want %s", got, want)
 	}
 	// The host, which gives the microVM some more time, would take this quota, and the guest takes the other limits.
 	before := c.record()
-	c.refusesUpdate([]string{"--cpu-quota", "950", "--cpu-period", "1000", "--memory", "70m", "--pids-limit", "40"}, "cpu.max")
+	c.refusesUpdate([]string{"--cpu-quota", "950", "--cpu-period", "1000", "--cpu-burst", "0", "--memory", "70m", "--pids-limit", "40"}, "cpu.max")
 	if got := c.held(); got != want {
 		t.Errorf("after an update that has failed the guest holds %s, want %s", got, want)
 	}
 	if after := c.record(); after != before {
 		t.Errorf("an update that has failed changes the container's state\n%s\n%s", before, after)
 	}
+	c.update("--cpu-burst", "15000", "--cpu-idle", "1")
+	c.update("--cpu-quota", "25000", "--cpu-burst", "25000", "--kernel-memory", "1m")
+	more := "cd /sys/fs/cgroup; echo $(cat cpu.max cpu.max.burst cpu.idle)"
+	if got := strings.TrimSpace(string(ask(t, c.rt, c.dir, "exec", c.id, "sh", "-c", more))); got != "25000 40000 25000 1" {
+		t.Errorf("with a burst and idle the guest holds %s", got)
+	}
+	c.update("--cpu-idle", "0", "--cpu-share", "512", "--cpu-burst", "0")
+	if got := strings.TrimSpace(string(ask(t, c.rt, c.dir, "exec", c.id, "sh", "-c", more+" $(cat cpu.weight)"))); got != "25000 40000 0 0 59" {
+		t.Errorf("with neither of them the guest holds %s", got)
+	}
+	c.refusesUpdate([]string{"--cpu-rt-runtime", "1000"}, "linux.resources.cpu.realtimeRuntime", "leave it out")
+	c.refusesUpdate([]string{"--l3-cache-schema", "x"}, "resctrl")
 	c.do("kill", "KILL")
 	c.awaitStopped()
 	c.refusesUpdate([]string{"--memory", "80m"}, "container not running")
