@@ -19,13 +19,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
+var (
 	// Patience is how long a guest may take for what it does in some seconds on an idle machine: the machine may be emulated
 	// itself, and busy.
-	Patience = 4 * time.Minute
+	Patience = slowness() * 4 * time.Minute
 	// Soon is how long that may take which does not wait for any guest, on such a machine.
-	Soon = 30 * time.Second
+	Soon = slowness() * 30 * time.Second
 )
+
+// slowness is by how much a machine is slower still, as one is that emulates the processor on which it has KVM: RUNCVM_TEST_SLOWNESS, a
+// number, and 1 where that is not set.
+func slowness() time.Duration {
+	v := os.Getenv("RUNCVM_TEST_SLOWNESS")
+	if v == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		panic(fmt.Sprintf("RUNCVM_TEST_SLOWNESS=%q is no number of at least 1", v))
+	}
+	return time.Duration(n)
+}
 
 // Program is the path of a program of test/programs, which make test-programs builds beside runcvm.
 func Program(t testing.TB, name string) string {
