@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/guestapi"
+	"github.com/runcvm/runcvm/internal/guestapi/callers"
 )
 
 // Options is what differs between a guest and a test of the agent.
@@ -41,7 +42,7 @@ type agent struct {
 	clock   *clock
 	boot    *bootTask
 	state   registry
-	calls   *callers
+	calls   *callers.Callers
 	copies  transfers
 	listen  func(uint32) (net.Listener, error)
 	// loopback is where connections from the host are that end at the guest's own loopback address.
@@ -52,7 +53,7 @@ type agent struct {
 // Run is the life of PID 1. It returns only when the guest cannot serve, with the reason; the caller then reboots.
 func Run(ctx context.Context, o Options) error {
 	a := &agent{started: bootNanos(), level: new(slog.LevelVar), clock: &clock{}, boot: newBootTask(),
-		calls: newCallers(), end: o.End, listen: o.Listen}
+		calls: callers.New(), end: o.End, listen: o.Listen}
 	a.state.init()
 	if err := moveRoot(); err != nil {
 		return err
@@ -72,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 	guestapi.RegisterCopyService(server, &copyService{a})
 	guestapi.RegisterControlService(server, &controlService{a})
 	guestapi.RegisterNetworkService(server, &networkService{a})
-	go func() { failed <- server.Serve(ctx, a.calls.track(listeners[0])) }()
+	go func() { failed <- server.Serve(ctx, a.calls.Track(listeners[0])) }()
 	go func() { failed <- a.serveStreams(listeners[1]) }()
 	go a.boot.run(func() error { return prepareGuest(rest) })
 	return <-failed

@@ -26,6 +26,19 @@ func TestContainerIDs(t *testing.T) {
 	}
 }
 
+// agentWithContainer is one that was set up, with the container "c".
+func agentWithContainer(t *testing.T) (*agent, *container) {
+	t.Helper()
+	a := &agent{reaper: &reaper{waiting: map[int]chan exit{}}}
+	a.state.init()
+	a.state.setUp = true
+	c, err := a.state.reserve("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, c
+}
+
 func TestCallsOutOfOrderAreRefused(t *testing.T) {
 	a := &agent{boot: newBootTask()}
 	a.state.init()
@@ -109,29 +122,6 @@ func TestLogLinesAreBounded(t *testing.T) {
 		}
 		if out.Len() != min(n, maxLogLine) || !strings.HasSuffix(out.String(), "\n") {
 			t.Errorf("%d bytes became %d", n, out.Len())
-		}
-	}
-}
-
-func TestCallersAreCounted(t *testing.T) {
-	c := newCallers()
-	closed := func() bool {
-		select {
-		case <-c.none():
-			return true
-		default:
-			return false
-		}
-	}
-	for i, step := range []struct {
-		n    int
-		want bool
-	}{{0, true}, {1, false}, {1, false}, {-1, false}, {-1, true}, {1, false}, {-1, true}} {
-		if step.n != 0 {
-			c.add(step.n)
-		}
-		if closed() != step.want {
-			t.Fatalf("step %d: none is %v", i, !step.want)
 		}
 	}
 }

@@ -27,13 +27,7 @@ import (
 // copyServer is an agent with a created container, whose root directory is root.
 func copyServer(t *testing.T) (s *copyService, root string, dial func() net.Conn) {
 	t.Helper()
-	a := &agent{}
-	a.state.init()
-	a.state.setUp = true
-	c, err := a.state.reserve("c")
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, c := agentWithContainer(t)
 	dir := t.TempDir()
 	c.dir, c.phase, root = dir, phaseCreated, filepath.Join(dir, "rootfs")
 	if err := errors.Join(os.MkdirAll(root+"/etc", 0o755), os.WriteFile(root+"/etc/file", []byte("content"), 0o600),

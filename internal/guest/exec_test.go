@@ -99,13 +99,7 @@ func TestProcessesThatEndAreForgotten(t *testing.T) {
 }
 
 func TestAProcessIsForgottenOnceItsStreamsAreDone(t *testing.T) {
-	a := &agent{reaper: &reaper{waiting: map[int]chan exit{}}}
-	a.state.init()
-	a.state.setUp = true
-	c, err := a.state.reserve("c")
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, c := agentWithContainer(t)
 	s := &service{a}
 	e, err := c.execs.add("c", "e")
 	if err != nil {
@@ -147,13 +141,7 @@ func TestAProcessIsForgottenOnceItsStreamsAreDone(t *testing.T) {
 }
 
 func TestExecIsRefused(t *testing.T) {
-	a := &agent{reaper: &reaper{waiting: map[int]chan exit{}}}
-	a.state.init()
-	a.state.setUp = true
-	c, err := a.state.reserve("c")
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, c := agentWithContainer(t)
 	s := &service{a}
 	ask := func(r *guestapi.ExecRequest) codes.Code {
 		_, err := s.Exec(context.Background(), r)

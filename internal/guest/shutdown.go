@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,66 +42,8 @@ func (a *agent) shutdown() error {
 // endSoon ends the guest once the host has the answer to Shutdown, which it shows by closing its connection.
 func (a *agent) endSoon() {
 	select {
-	case <-a.calls.none():
+	case <-a.calls.None():
 	case <-time.After(answerTimeout):
 	}
 	a.end()
-}
-
-// callers counts the host's connections to the service.
-type callers struct {
-	mu    sync.Mutex
-	count int
-	zero  chan struct{} // closed when count is 0
-}
-
-func newCallers() *callers {
-	c := &callers{zero: make(chan struct{})}
-	close(c.zero)
-	return c
-}
-
-func (c *callers) add(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.count == 0 {
-		c.zero = make(chan struct{})
-	}
-	if c.count += n; c.count == 0 {
-		close(c.zero)
-	}
-}
-
-// none is closed when there is no connection.
-func (c *callers) none() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.zero
-}
-
-// track returns l with its connections counted.
-func (c *callers) track(l net.Listener) net.Listener { return trackedListener{l, c} }
-
-type trackedListener struct {
-	net.Listener
-	callers *callers
-}
-
-func (l trackedListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.callers.add(1)
-	return &trackedConn{Conn: conn, gone: sync.OnceFunc(func() { l.callers.add(-1) })}, nil
-}
-
-type trackedConn struct {
-	net.Conn
-	gone func()
-}
-
-func (c *trackedConn) Close() error {
-	defer c.gone()
-	return c.Conn.Close()
 }

@@ -16,15 +16,10 @@ import (
 // streamServer is an agent with one container, whose stream port is a Unix socket.
 func streamServer(t *testing.T) (c *container, dial func() net.Conn) {
 	t.Helper()
+	a, c := agentWithContainer(t)
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		t.Fatal(err)
-	}
-	a := &agent{}
-	a.state.init()
-	a.state.setUp = true
-	if c, err = a.state.reserve("c"); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = a.serveStreams(l) }()

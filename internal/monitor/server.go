@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/guestapi/callers"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
@@ -21,7 +22,7 @@ import (
 // server answers on the monitor's socket from the moment the container's directory exists.
 type server struct {
 	ttrpc     *ttrpc.Server
-	clients   *clients
+	clients   *callers.Callers
 	container atomic.Pointer[sandbox.Container] // nil while no process runs
 	processes *processes
 	bundle    *bundleServer
@@ -45,7 +46,7 @@ func serve(m *monitor) (*server, error) {
 		return nil, errors.Join(fmt.Errorf("make the monitor's server: %w", err), l.Close())
 	}
 	s := &server{
-		ttrpc: t, clients: newClients(), processes: newProcesses(m.logger, m.event),
+		ttrpc: t, clients: callers.New(), processes: newProcesses(m.logger, m.event),
 		killAsked: make(chan struct{}), end: make(chan struct{}),
 	}
 	api.RegisterMonitorService(t, s)
@@ -55,20 +56,19 @@ func serve(m *monitor) (*server, error) {
 	s.bundle = newBundleServer(m, s)
 	api.RegisterBundleService(t, s.bundle)
 	go func() {
-		if err := t.Serve(context.Background(), s.clients.track(l)); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
+		if err := t.Serve(context.Background(), s.clients.Track(l)); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			m.logger.Error("the monitor's socket is closed", "error", err)
 		}
 	}()
 	return s, nil
 }
 
-// partingTimeout is how long clients may take to leave when the server is closed: they do once they have their answers, and the
-// protocol's own orderly end takes a connection with a call that waits for one without.
+// partingTimeout is how long clients may take to leave when the server is closed: they do once they have their answers.
 const partingTimeout = 2 * time.Second
 
 func (s *server) close() error {
 	select {
-	case <-s.clients.none():
+	case <-s.clients.None():
 	case <-time.After(partingTimeout):
 	}
 	return s.ttrpc.Close()
