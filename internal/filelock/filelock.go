@@ -71,6 +71,41 @@ func lockPath(path string, take func(*os.File) error) (*os.File, error) {
 	}
 }
 
+// TryExisting takes an exclusive lock on the file or directory at path, and returns nil when another has it or nothing is there.
+func TryExisting(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		if _, err = SizeAtPath(f); err == nil {
+			return f, nil
+		}
+	}
+	f.Close()
+	// It may have lost its name to another between the two calls.
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("lock %s: %w", path, err)
+}
+
+// RemoveUnlocked removes the file at path, and says so; one that another has a lock on stays.
+func RemoveUnlocked(path string) (bool, error) {
+	f, err := TryExisting(path)
+	if f == nil || err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return true, nil
+}
+
 // Drop gives a lock of Path back and removes its file.
 func Drop(f *os.File) error {
 	_ = os.Remove(f.Name()) // what stays is only an empty file

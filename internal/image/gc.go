@@ -6,8 +6,7 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/garbage"
 )
 
@@ -38,7 +37,7 @@ func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 		}
 		items = append(items, garbage.Item{Kind: "download", Path: p.Path, Size: garbage.Size(p.Path),
 			Why:    "it was not finished; another pull of its image would go on with it",
-			Remove: func(context.Context) (bool, error) { return removePartial(p.Path) }})
+			Remove: func(context.Context) (bool, error) { return filelock.RemoveUnlocked(p.Path) }})
 	}
 	dirs, err := os.ReadDir(s.path("tmp"))
 	if err != nil {
@@ -47,7 +46,11 @@ func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 	for _, d := range dirs {
 		path := s.path("tmp", d.Name())
 		// A lock that is had and given back at once is none that could disturb: imports take theirs under the store's lock.
-		if f := lockLeftover(path); f != nil {
+		f, err := filelock.TryExisting(path)
+		if err != nil {
+			return nil, fmt.Errorf("look for unfinished imports: %w", err)
+		}
+		if f != nil {
 			f.Close()
 			items = append(items, garbage.Item{Kind: "import", Path: path, Size: garbage.Size(path), Why: "its process is gone",
 				Remove: func(ctx context.Context) (bool, error) { return s.removeLeftover(ctx, path) }})
@@ -75,23 +78,10 @@ func (s *Store) removeLeftover(ctx context.Context, path string) (bool, error) {
 		return false, err
 	}
 	defer lock.Close()
-	f := lockLeftover(path)
-	if f == nil {
-		return false, nil
+	f, err := filelock.TryExisting(path)
+	if f == nil || err != nil {
+		return false, err
 	}
 	defer f.Close()
 	return true, os.RemoveAll(path)
-}
-
-// lockLeftover takes the lock of an import's directory; nil where it lives or is gone. The caller holds the store's lock.
-func lockLeftover(path string) *os.File {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		f.Close()
-		return nil
-	}
-	return f
 }

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/image/layer"
 )
 
@@ -67,19 +68,8 @@ func (g *Ingest) tryBlob(d ocispec.Descriptor) (*Blob, error) {
 	}
 	b := &Blob{g: g, desc: d}
 	var err error
-	if b.file, err = os.OpenFile(g.in.store.partialPath(d.Digest), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if b.file, err = filelock.TryPath(g.in.store.partialPath(d.Digest)); b.file == nil || err != nil {
 		return nil, err
-	}
-	err = unix.Flock(int(b.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
-		return nil, b.file.Close()
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", b.file.Name(), err), b.file.Close())
-	}
-	if !sameFile(b.file) {
-		// Another has finished or removed it between the two calls.
-		return nil, b.file.Close()
 	}
 	// Another may have made it the store's, and removed the partial one, since it was looked for there: this one is new then.
 	if whole, err := g.wholeBlob(d); whole != nil || err != nil {
@@ -131,12 +121,6 @@ func (b *Blob) measure() error {
 		return errors.Join(err, b.file.Close())
 	}
 	return nil
-}
-
-// sameFile says whether an open file still has its name.
-func sameFile(f *os.File) bool {
-	var have, there unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &have) == nil && unix.Lstat(f.Name(), &there) == nil && have.Ino == there.Ino && have.Dev == there.Dev
 }
 
 // Have returns how many bytes of the blob the store has already.
@@ -268,30 +252,8 @@ func (b *Blob) Close() error {
 
 // dropPartial removes a partial blob unless it is in use: then its user does so later.
 func (s *Store) dropPartial(d digest.Digest) error {
-	_, err := removePartial(s.partialPath(d))
+	_, err := filelock.RemoveUnlocked(s.partialPath(d))
 	return err
-}
-
-// removePartial removes a partial blob that nobody has in use.
-func removePartial(path string) (bool, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = nil
-		}
-		return false, err
-	}
-	if !sameFile(f) {
-		return false, nil
-	}
-	return true, os.Remove(path)
 }
 
 // Partial is the beginning of a blob, left by a pull that was not finished.
@@ -349,7 +311,7 @@ func (s *Store) RemovePartials(ctx context.Context, age time.Duration) ([]Partia
 		if p.InUse || time.Since(p.Modified) < age {
 			continue
 		}
-		removed, err := removePartial(p.Path)
+		removed, err := filelock.RemoveUnlocked(p.Path)
 		if err != nil {
 			return gone, fmt.Errorf("remove partial blobs: %w", err)
 		}

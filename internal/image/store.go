@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/image/layer"
 	"github.com/runcvm/runcvm/internal/rootfs/tree"
 )
@@ -387,16 +388,13 @@ func (s *Store) sweepTmp(ctx context.Context) {
 		return
 	}
 	for _, d := range dirs {
-		f, err := os.Open(s.path("tmp", d.Name()))
-		if err != nil {
-			continue
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		f, err := filelock.TryExisting(s.path("tmp", d.Name()))
+		if f != nil {
 			slog.DebugContext(ctx, "Removing what a killed import left", "path", f.Name())
-			if err := os.RemoveAll(f.Name()); err != nil {
-				slog.WarnContext(ctx, "Can't remove what a killed import left", "path", f.Name(), "error", err)
-			}
+			err = errors.Join(os.RemoveAll(f.Name()), f.Close())
 		}
-		f.Close()
+		if err != nil {
+			slog.WarnContext(ctx, "Can't remove what a killed import left", "path", s.path("tmp", d.Name()), "error", err)
+		}
 	}
 }

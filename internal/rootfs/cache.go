@@ -315,34 +315,12 @@ func (c *Cache) sweep(ctx context.Context) {
 				continue
 			}
 		}
-		if removed, err := removeUnused(c.path(e.Name())); err != nil {
+		if removed, err := filelock.RemoveUnlocked(c.path(e.Name())); err != nil {
 			slog.WarnContext(ctx, "Can't remove a left disk", "path", c.path(e.Name()), "why", why, "error", err)
 		} else if removed {
 			slog.DebugContext(ctx, "Removed a left disk", "path", c.path(e.Name()), "why", why)
 		}
 	}
-}
-
-// removeUnused removes a file on which nobody has a lock.
-func removeUnused(path string) (bool, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = nil
-		}
-		return false, err
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	return true, nil
 }
 
 // DiskInfo is a disk of the cache.
@@ -404,7 +382,7 @@ func (c *Cache) Prune(ctx context.Context) ([]DiskInfo, error) {
 	}
 	var gone []DiskInfo
 	for _, d := range disks {
-		removed, err := removeUnused(d.Path)
+		removed, err := filelock.RemoveUnlocked(d.Path)
 		if err != nil {
 			return gone, fmt.Errorf("prune image disks: %w", err)
 		}

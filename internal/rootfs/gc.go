@@ -2,13 +2,9 @@ package rootfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/garbage"
@@ -56,7 +52,7 @@ func (c *Cache) Garbage(ctx context.Context) ([]garbage.Item, error) {
 				return false, err
 			}
 			defer lock.Close()
-			return removeUnused(item.Path)
+			return filelock.RemoveUnlocked(item.Path)
 		}
 		items = append(items, item)
 	}
@@ -65,17 +61,9 @@ func (c *Cache) Garbage(ctx context.Context) ([]garbage.Item, error) {
 
 // unlocked says whether a file is there and nobody has a lock on it.
 func unlocked(path string) (bool, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
+	f, err := filelock.TryExisting(path)
+	if f == nil || err != nil {
 		return false, err
 	}
-	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
-	}
-	return err == nil, err
+	return true, f.Close()
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/filelock"
 )
 
 // A disk that was built as its layers came gets its name before it is on stable storage, since it can be built again. The
@@ -73,7 +75,7 @@ func has(path string) (bool, error) {
 		return err == nil, err
 	}
 	// Nobody has it in use: it is opened by no one in this boot.
-	_, err = removeUnused(path)
+	_, err = filelock.RemoveUnlocked(path)
 	return false, err
 }
 
