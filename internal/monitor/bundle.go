@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/runcvm/runcvm/internal/cleanup"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor/api"
 	"github.com/runcvm/runcvm/internal/network"
@@ -70,25 +69,16 @@ func (m *monitor) startBundle(ctx context.Context, l *life) error {
 }
 
 // createBundle makes all that can be made before the start: disks, kernel, VMM. After an error nothing of the container is left.
-func (m *monitor) createBundle(ctx context.Context) (l *life, err error) {
-	var undo cleanup.Stack
-	undo.AddFunc(func() error { return m.giveBack(err) })
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, undo.Run(ctx, cleanupTimeout))
+func (m *monitor) createBundle(ctx context.Context) (*life, error) {
+	return m.firstLife(ctx, func(l *life) error {
+		if m.req.Namespace == "" {
+			// The namespace is this process's own and new, and nobody else brings its loopback interface up: a port-forward uses it.
+			if err := network.LoopbackUp(); err != nil {
+				return err
+			}
 		}
-	}()
-	if m.req.Namespace == "" {
-		// The namespace is this process's own and new, and nobody else brings its loopback interface up: a port-forward uses it.
-		if err := network.LoopbackUp(); err != nil {
-			return nil, err
-		}
-	}
-	if err := m.open(ctx, &undo); err != nil {
-		return nil, err
-	}
-	l = m.newLife(m.req.Zero)
-	return l, l.climb(ctx, l.prepare)
+		return l.climb(ctx, l.prepare)
+	})
 }
 
 // publicID is the id that the container's maker calls it by.

@@ -83,7 +83,12 @@ func (m *monitor) giveBack(cause error) error {
 }
 
 // start begins the container's first life in this monitor. After an error nothing of it is left; see giveBack.
-func (m *monitor) start(ctx context.Context) (l *life, err error) {
+func (m *monitor) start(ctx context.Context) (*life, error) {
+	return m.firstLife(ctx, func(l *life) error { return l.begin(ctx) })
+}
+
+// firstLife makes what the monitor has for all lives, and the first of them as far as begin takes it.
+func (m *monitor) firstLife(ctx context.Context, begin func(*life) error) (l *life, err error) {
 	var undo cleanup.Stack
 	undo.AddFunc(func() error { return m.giveBack(err) })
 	defer func() {
@@ -95,7 +100,7 @@ func (m *monitor) start(ctx context.Context) (l *life, err error) {
 		return nil, err
 	}
 	l = m.newLife(m.req.Zero)
-	return l, l.begin(ctx)
+	return l, begin(l)
 }
 
 // open makes what the monitor has for all of the container's lives: its sockets and its log.
