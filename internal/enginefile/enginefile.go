@@ -145,22 +145,17 @@ func (e Engine) Install(o Options) (*Change, error) {
 	if file == "" {
 		file = e.own(o.Root)
 	}
-	c, err := open(file)
+	c, r, err := e.find(file, o.Name)
 	if err != nil {
 		return nil, err
 	}
-	have, err := e.parse(file, c.Before)
-	if err != nil {
-		return nil, fmt.Errorf("%w; correct it first: it was left as it is", err)
-	}
-	i := slices.IndexFunc(have, func(r Runtime) bool { return r.Name == o.Name })
-	if i >= 0 && have[i].Path == o.Program {
+	if r != nil && r.Path == o.Program {
 		c.After = c.Before
 		return c, nil
 	}
-	if i >= 0 && !have[i].Ours() {
+	if r != nil && !r.Ours() {
 		return nil, fmt.Errorf("%s: the runtime %s is there, and is %s: choose another name by --name, or take it out first", file, o.Name,
-			have[i].Path)
+			r.Path)
 	}
 	if c.After, err = e.set(c.Before, o.Name, o.Program); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -182,19 +177,13 @@ func (e Engine) Uninstall(o Options) ([]*Change, error) {
 	}
 	var changes []*Change
 	for _, file := range files {
-		c, err := open(file)
+		c, r, err := e.find(file, o.Name)
 		if err != nil {
 			return nil, err
 		}
-		have, err := e.parse(file, c.Before)
-		if err != nil {
-			return nil, fmt.Errorf("%w; correct it first: it was left as it is", err)
-		}
-		i := slices.IndexFunc(have, func(r Runtime) bool { return r.Name == o.Name })
-		if i < 0 {
+		switch {
+		case r == nil:
 			continue
-		}
-		switch r := have[i]; {
 		case !r.Ours():
 			return nil, fmt.Errorf("%s: the runtime %s is %s, not runcvm: it was left as it is", file, r.Name, r.Path)
 		case r.Default:
@@ -212,6 +201,22 @@ func (e Engine) Uninstall(o Options) ([]*Change, error) {
 		changes = append(changes, c)
 	}
 	return changes, nil
+}
+
+// find opens a configuration, and looks for a runtime in it; nil where it has none of that name.
+func (e Engine) find(file, name string) (*Change, *Runtime, error) {
+	c, err := open(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	have, err := e.parse(file, c.Before)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w; correct it first: it was left as it is", err)
+	}
+	if i := slices.IndexFunc(have, func(r Runtime) bool { return r.Name == name }); i >= 0 {
+		return c, &have[i], nil
+	}
+	return c, nil, nil
 }
 
 // Change is a file as it is and as it should be.
