@@ -10,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/runcvm/runcvm/internal/garbage"
+	"github.com/runcvm/runcvm/internal/garbage/garbagetest"
 )
 
 func id(n int) string { return fmt.Sprintf("%064x", n) }
@@ -147,26 +150,7 @@ func TestGarbageThatIsOwnedMeanwhileStays(t *testing.T) {
 
 func TestContainersAreMadeAndRemovedWhileGarbageIsCollected(t *testing.T) {
 	s := newStore(t)
-	stop := make(chan struct{})
-	var collector sync.WaitGroup
-	collector.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			items, err := s.Garbage(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
-			for _, i := range items {
-				if _, err := i.Remove(t.Context()); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-	})
+	stop := garbagetest.Collect(t, func() ([]garbage.Item, error) { return s.Garbage(t.Context()) })
 	var makers sync.WaitGroup
 	for m := range 4 {
 		makers.Go(func() {
@@ -189,6 +173,5 @@ func TestContainersAreMadeAndRemovedWhileGarbageIsCollected(t *testing.T) {
 		})
 	}
 	makers.Wait()
-	close(stop)
-	collector.Wait()
+	stop()
 }

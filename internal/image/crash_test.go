@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/runcvm/runcvm/internal/image/imagetest"
+	"github.com/runcvm/runcvm/test/child"
 )
 
 // The tests below need processes to kill: this binary again, with the store and the layouts in its environment.
@@ -33,14 +32,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// churn imports the layouts and removes images without end, and says on standard output when it has begun.
+// churn imports the layouts and removes images without end, and tells when it has begun.
 func churn(dir string, layouts []string) error {
 	ctx := context.Background()
 	s, err := Open(dir)
 	if err != nil {
 		return err
 	}
-	fmt.Println("begun")
+	child.Begun()
 	for i := 0; ; i++ {
 		name := fmt.Sprint("image-", i%3)
 		if _, err := s.Import(ctx, layouts[i%len(layouts)], name); err != nil {
@@ -58,34 +57,7 @@ func churn(dir string, layouts []string) error {
 // start runs churn in a process of its own, and returns once it works.
 func start(t *testing.T, s *Store, layouts []string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), storeVariable+"="+s.dir, layoutsVariable+"="+strings.Join(layouts, string(filepath.ListSeparator)))
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err == nil {
-		_, err = io.ReadFull(out, make([]byte, len("begun")))
-	}
-	if err != nil {
-		t.Fatalf("%v: %s", err, stderr.String())
-	}
-	return cmd
-}
-
-// kill ends a process of start, which must not have ended by itself.
-func kill(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	err := cmd.Wait()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Errorf("the process ended with %v: %s", err, cmd.Stderr)
-	}
+	return child.Start(t, storeVariable+"="+s.dir, layoutsVariable+"="+strings.Join(layouts, string(filepath.ListSeparator)))
 }
 
 // check reads every image to its end.
@@ -119,7 +91,7 @@ func TestAKilledImportLeavesAWholeStore(t *testing.T) {
 		cmd := start(t, s, layouts)
 		// The moments of the kills are spread over what one round of the process takes.
 		time.Sleep(time.Duration(i) * 1700 * time.Microsecond)
-		kill(t, cmd)
+		child.Kill(t, cmd)
 		check(t, s)
 	}
 	if _, err := s.Import(t.Context(), layouts[0], "last"); err != nil {
@@ -164,7 +136,7 @@ func TestSeveralProcessesShareAStore(t *testing.T) {
 	})
 	g.Wait()
 	for _, cmd := range commands {
-		kill(t, cmd)
+		child.Kill(t, cmd)
 	}
 	check(t, s)
 }

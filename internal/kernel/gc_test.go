@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/runcvm/runcvm/internal/filelock"
+	"github.com/runcvm/runcvm/internal/garbage"
+	"github.com/runcvm/runcvm/internal/garbage/garbagetest"
 )
 
 // entry makes a cache entry with a file and returns its directory.
@@ -122,26 +124,7 @@ func TestAnEntryThatIsUsedMeanwhileStays(t *testing.T) {
 
 func TestWhoLooksAnEntryUpHasItWhileGarbageIsCollected(t *testing.T) {
 	dir := t.TempDir()
-	stop := make(chan struct{})
-	var collector sync.WaitGroup
-	collector.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			items, err := Garbage(dir, time.Now().Add(-time.Minute))
-			if err != nil {
-				t.Error(err)
-			}
-			for _, i := range items {
-				if _, err := i.Remove(t.Context()); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-	})
+	stop := garbagetest.Collect(t, func() ([]garbage.Item, error) { return Garbage(dir, time.Now().Add(-time.Minute)) })
 	for range 300 {
 		path := entry(t, dir, "kernel-00")
 		if _, err := os.Stat(filepath.Join(path, "file")); err != nil {
@@ -149,6 +132,5 @@ func TestWhoLooksAnEntryUpHasItWhileGarbageIsCollected(t *testing.T) {
 		}
 		age(t, path, time.Hour) // now it may go
 	}
-	close(stop)
-	collector.Wait()
+	stop()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/image/imagetest"
 	"github.com/runcvm/runcvm/internal/rootfs/tree"
+	"github.com/runcvm/runcvm/test/child"
 )
 
 // names returns what is in the cache's directory, without its lock.
@@ -277,7 +277,7 @@ func churn(storeDir, cacheDir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("begun")
+	child.Begun()
 	for i := 0; ; i++ {
 		d, err := c.ImageDisk(ctx, store, images[i%len(images)], DiskOptions{Cache: i%3 != 0})
 		if err != nil {
@@ -296,31 +296,7 @@ func churn(storeDir, cacheDir string) error {
 
 func start(t *testing.T, storeDir string, c *Cache) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), storeVariable+"="+storeDir, cacheVariable+"="+c.dir)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err == nil {
-		_, err = io.ReadFull(out, make([]byte, len("begun")))
-	}
-	if err != nil {
-		t.Fatalf("%v: %s", err, stderr.String())
-	}
-	return cmd
-}
-
-func kill(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
-		t.Errorf("the process ended with %v: %s", err, cmd.Stderr)
-	}
+	return child.Start(t, storeVariable+"="+storeDir, cacheVariable+"="+c.dir)
 }
 
 func TestKilledBuildsCountForNothing(t *testing.T) {
@@ -339,8 +315,8 @@ func TestKilledBuildsCountForNothing(t *testing.T) {
 		one, two := start(t, storeDir, c), start(t, storeDir, c)
 		// The moments of the kills are spread over a round of the processes.
 		time.Sleep(time.Duration(i) * 2 * time.Millisecond)
-		kill(t, one)
-		kill(t, two)
+		child.Kill(t, one)
+		child.Kill(t, two)
 		for i, img := range images {
 			d := disk(t, c, store, img, DiskOptions{Cache: true})
 			expect(t, d, "a", strings.Repeat(fmt.Sprint(i), 3_000_000))

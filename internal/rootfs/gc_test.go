@@ -3,9 +3,10 @@ package rootfs
 import (
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
+	"github.com/runcvm/runcvm/internal/garbage"
+	"github.com/runcvm/runcvm/internal/garbage/garbagetest"
 	"github.com/runcvm/runcvm/internal/image/imagetest"
 )
 
@@ -44,26 +45,7 @@ func TestGarbageSparesDisksInUse(t *testing.T) {
 func TestADiskIsHadWhileGarbageIsCollected(t *testing.T) {
 	store, img := imported(t, []imagetest.Entry{reg("a", "one")})
 	c := cache(t)
-	stop := make(chan struct{})
-	var collector sync.WaitGroup
-	collector.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			items, err := c.Garbage(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
-			for _, i := range items {
-				if _, err := i.Remove(t.Context()); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-	})
+	stop := garbagetest.Collect(t, func() ([]garbage.Item, error) { return c.Garbage(t.Context()) })
 	for range 50 {
 		d, err := c.ImageDisk(t.Context(), store, img, DiskOptions{Cache: true})
 		if err != nil {
@@ -76,6 +58,5 @@ func TestADiskIsHadWhileGarbageIsCollected(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	close(stop)
-	collector.Wait()
+	stop()
 }
