@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -23,22 +22,13 @@ func (a *app) rmCommand() *cobra.Command {
 		Short: "Remove containers that have ended",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var errs []error
-			for _, ref := range args {
+			return a.forEachFound(args, force, func(ref string) error {
 				e, err := a.containers().Find(ref)
-				if err == nil {
-					err = a.remove(cmd.Context(), e, force)
+				if err != nil {
+					return err
 				}
-				if force && errdefs.IsNotFound(err) {
-					a.tell(err) // no failure, as with Docker
-					continue
-				}
-				if err == nil {
-					fmt.Fprintln(a.stdout, ref)
-				}
-				errs = append(errs, err)
-			}
-			return errors.Join(errs...)
+				return a.remove(cmd.Context(), e, force)
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill those that run")

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -155,25 +154,14 @@ func (a *app) rmiCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var errs []error
-			for _, ref := range args {
-				var err error
+			return a.forEachFound(args, force, func(ref string) error {
 				if !force {
-					err = a.unused(cmd.Context(), store, ref)
+					if err := a.unused(cmd.Context(), store, ref); err != nil {
+						return err
+					}
 				}
-				if err == nil {
-					err = store.Remove(cmd.Context(), ref)
-				}
-				if force && errdefs.IsNotFound(err) {
-					a.tell(err) // no failure, as with Docker
-					continue
-				}
-				if err == nil {
-					fmt.Fprintln(a.stdout, ref)
-				}
-				errs = append(errs, err)
-			}
-			return errors.Join(errs...)
+				return store.Remove(cmd.Context(), ref)
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also the last name of an image that a container was made of")

@@ -43,9 +43,18 @@ func isSettled(e *container.Entry) bool {
 
 // forEach calls a verb for each argument, prints those for which it succeeded, and joins the errors.
 func (a *app) forEach(refs []string, verb func(ref string) error) error {
+	return a.forEachFound(refs, false, verb)
+}
+
+// forEachFound is forEach where, with force, something that is not found is told and no failure, as with Docker.
+func (a *app) forEachFound(refs []string, force bool, verb func(ref string) error) error {
 	var errs []error
 	for _, ref := range refs {
 		err := verb(ref)
+		if force && errdefs.IsNotFound(err) {
+			a.tell(err)
+			continue
+		}
 		if err == nil {
 			fmt.Fprintln(a.stdout, ref)
 		}
