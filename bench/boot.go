@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"time"
 )
 
@@ -14,21 +11,7 @@ func bootRow(ctx context.Context, b *bench) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours := func() (time.Duration, error) {
-		cmd := b.command(ctx, "run", "--rm", imageName, "true")
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		start := time.Now()
-		err := cmd.Run()
-		took := time.Since(start)
-		if err == nil && out.Len() > 0 {
-			err = errors.New("not silent")
-		}
-		if err != nil {
-			return 0, fmt.Errorf("runcvm run: %w: %.4000s", err, out.String())
-		}
-		return took, nil
-	}
+	ours := func() (time.Duration, error) { return b.timeSilent(ctx, "run", "--rm", imageName, "true") }
 	a, c, err := pairs(b.pairs, ours, func() (time.Duration, error) { return base.run(ctx) })
 	if err != nil {
 		return nil, err

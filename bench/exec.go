@@ -49,7 +49,7 @@ func execRow(ctx context.Context, b *bench) ([]Result, error) {
 		return nil, err
 	}
 	for i := range 2*half + 1 {
-		took, err := b.timeExec(ctx, name)
+		took, err := b.timeSilent(ctx, "exec", name, "true")
 		if err != nil {
 			return nil, err
 		}
@@ -76,9 +76,9 @@ func execRow(ctx context.Context, b *bench) ([]Result, error) {
 	}}, err
 }
 
-// timeExec runs "true" in a container.
-func (b *bench) timeExec(ctx context.Context, name string) (time.Duration, error) {
-	cmd := b.command(ctx, "exec", name, "true")
+// timeSilent runs a command of runcvm that must say nothing.
+func (b *bench) timeSilent(ctx context.Context, args ...string) (time.Duration, error) {
+	cmd := b.command(ctx, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	start := time.Now()
@@ -88,7 +88,7 @@ func (b *bench) timeExec(ctx context.Context, name string) (time.Duration, error
 		err = errors.New("not silent")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("runcvm exec: %w: %.4000s", err, out.String())
+		return 0, fmt.Errorf("runcvm %s: %w: %.4000s", args[0], err, out.String())
 	}
 	return took, nil
 }
