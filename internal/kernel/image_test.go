@@ -247,6 +247,22 @@ func TestVmlinuxThatCannotBootIsRefusedByName(t *testing.T) {
 	}
 }
 
+// scan finds the release of an image, which it writes to a file in dir.
+func scan(t *testing.T, dir string, image []byte) (string, error) {
+	t.Helper()
+	path := filepath.Join(dir, "vmlinux")
+	if err := os.WriteFile(path, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	release, _, err := scanVmlinux(f)
+	return release, err
+}
+
 // FuzzKernelImage hands arbitrary bytes to all that reads an image. Whatever is accepted must satisfy a check of its own.
 func FuzzKernelImage(f *testing.F) {
 	f.Add(goodKernel())
@@ -264,16 +280,7 @@ func FuzzKernelImage(f *testing.F) {
 			if checkVmlinux(bytes.NewReader(image)) == nil && !bytes.Contains(image, []byte("Xen\x00")) {
 				t.Fatal("accepted an image without a PVH note")
 			}
-			path := filepath.Join(dir, "vmlinux")
-			if err := os.WriteFile(path, image, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			file, err := os.Open(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer file.Close()
-			release, _, err := scanVmlinux(file)
+			release, err := scan(t, dir, image)
 			if err != nil || release != "" && (!validRelease(release) || strings.Contains(release, "/")) {
 				t.Fatalf("release %q, %v", release, err)
 			}

@@ -336,16 +336,7 @@ func TestBannerIsFoundAcrossTheReadersChunks(t *testing.T) {
 	for _, at := range []int{4<<20 - 30, 4<<20 - 3, 4 << 20, 4<<20 + 200} {
 		image := make([]byte, at, at+100)
 		image = append(image, "Linux version 6.6.6-x (a)"...)
-		path := filepath.Join(t.TempDir(), "vmlinux")
-		if err := os.WriteFile(path, image, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if release, _, err := scanVmlinux(f); err != nil || release != "6.6.6-x" {
+		if release, err := scan(t, t.TempDir(), image); err != nil || release != "6.6.6-x" {
 			t.Errorf("at %d: %q %v", at, release, err)
 		}
 	}

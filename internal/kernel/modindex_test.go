@@ -3,13 +3,12 @@ package kernel
 import (
 	"context"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	goerofs "github.com/erofs/go-erofs"
+	"github.com/runcvm/runcvm/internal/rootfs/erofs/erofstest"
 )
 
 // indexOf makes the index of modules that are given by their .modinfo.
@@ -109,15 +108,7 @@ func TestTheModuleDiskHoldsModulesUnpacked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(disk.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	fsys, err := goerofs.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fsys := erofstest.Open(t, disk.Path)
 	var files []string
 	err = fs.WalkDir(fsys, ".", func(path string, _ fs.DirEntry, err error) error {
 		files = append(files, path)

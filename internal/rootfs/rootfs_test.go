@@ -1,15 +1,13 @@
 package rootfs
 
 import (
-	"io"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"testing"
 
-	goerofs "github.com/erofs/go-erofs"
-
 	"github.com/runcvm/runcvm/internal/image"
 	"github.com/runcvm/runcvm/internal/image/imagetest"
+	"github.com/runcvm/runcvm/internal/rootfs/erofs/erofstest"
 )
 
 // imported imports an image of these layers into a new store.
@@ -51,20 +49,6 @@ func cache(t testing.TB) *Cache {
 
 func readFile(t testing.TB, disk, name string) (string, error) {
 	t.Helper()
-	f, err := os.Open(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	fsys, err := goerofs.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := fsys.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer g.Close()
-	b, err := io.ReadAll(g)
+	b, err := fs.ReadFile(erofstest.Open(t, disk), name)
 	return string(b), err
 }

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	goerofs "github.com/erofs/go-erofs"
+	"github.com/runcvm/runcvm/internal/rootfs/erofs/erofstest"
 )
 
 // build makes a disk of the tree that fill returns and checks it with fsck.erofs.
@@ -82,24 +82,9 @@ func TestFsckAcceptsEveryKindOfFile(t *testing.T) {
 		return dir(files)
 	})
 	for name, want := range contents {
-		got, err := fs.ReadFile(open(t, path), name)
+		got, err := fs.ReadFile(erofstest.Open(t, path), name)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes, want %d: %v", name, len(got), len(want), err)
 		}
 	}
-}
-
-// open reads a disk with a reader that is not ours.
-func open(t *testing.T, path string) fs.FS {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	image, err := goerofs.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image
 }

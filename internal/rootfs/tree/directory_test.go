@@ -11,10 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	goerofs "github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
 
 	"github.com/runcvm/runcvm/internal/rootfs/erofs"
+	"github.com/runcvm/runcvm/internal/rootfs/erofs/erofstest"
 )
 
 // readDirectory reads a directory and returns the tree and the path of the disk.
@@ -111,15 +111,7 @@ func TestHolesOfADirectorysFilesStayHoles(t *testing.T) {
 	if err := unix.Stat(disk, &st); err != nil || st.Blocks*512 > 2<<20 {
 		t.Errorf("the disk takes %d bytes: %v", st.Blocks*512, err)
 	}
-	f, err := os.Open(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	fsys, err := goerofs.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fsys := erofstest.Open(t, disk)
 	for name, data := range contents {
 		g, err := fsys.Open(name)
 		if err != nil {
