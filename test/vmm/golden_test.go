@@ -202,18 +202,11 @@ func recordGolden(t *testing.T, vmm, version string) {
 		}
 		fresh.Commands[c.Name] = ended
 	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", " ")
-	if err := enc.Encode(fresh); err != nil {
-		t.Fatal(err)
-	}
 	path := recordingPath(version)
 	if dir := os.Getenv("RUNCVM_ARTIFACTS"); dir != "" {
 		path = filepath.Join(dir, filepath.Base(path))
 	}
-	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+	if err := WriteRecording(path, fresh); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("recorded %d cases in %s", len(fresh.Cases), path)

@@ -232,13 +232,6 @@ func record(t *testing.T, r *runner, version string) {
 		}
 		fresh.Cases[c.Name] = steps
 	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", " ")
-	if err := enc.Encode(fresh); err != nil {
-		t.Fatal(err)
-	}
 	dir := "testdata"
 	if d := os.Getenv("RUNCVM_ARTIFACTS"); d != "" {
 		dir = filepath.Join(d, "vsock") // beside the recording of test/vmm
@@ -247,7 +240,7 @@ func record(t *testing.T, r *runner, version string) {
 		}
 	}
 	path := filepath.Join(dir, recordingName(version))
-	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+	if err := vmm.WriteRecording(path, fresh); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("recorded %d cases in %s", len(fresh.Cases), path)
