@@ -12,7 +12,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,6 +20,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/runcvm/runcvm/test/registry/process"
 )
 
 const (
@@ -39,11 +40,12 @@ func pullRow(ctx context.Context, b *bench) (_ []Result, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	r, err := startRegistry(ctx, b, dir)
+	server, err := process.Start(filepath.Join(b.bin, "test", "registry"), filepath.Join(dir, "registry"), process.Options{})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.stop()) }()
+	defer func() { err = errors.Join(err, server.Stop()) }()
+	r := benchRegistry{server}
 	tree, err := b.tree(ctx)
 	if err != nil {
 		return nil, err
@@ -52,7 +54,7 @@ func pullRow(ctx context.Context, b *bench) (_ []Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	slow, stop, err := throttle(r.host, gigabit)
+	slow, stop, err := throttle(r.Host, gigabit)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +64,7 @@ func pullRow(ctx context.Context, b *bench) (_ []Result, err error) {
 		len(blobs), pullSize/1e6)
 	var results []Result
 	for _, c := range []struct{ name, host, what, remedy string }{
-		{"pull-ratio", r.host, what, "curl only copies; a pull gunzips and digests as well, on all processors, and writes a disk 2.8 " +
+		{"pull-ratio", r.Host, what, "curl only copies; a pull gunzips and digests as well, on all processors, and writes a disk 2.8 " +
 			"times as large: more processors would reach the goal, or a network that is no faster than a gigabit, as the next row shows"},
 		{"pull-gigabit-ratio", slow, what + "; both through a proxy that lets pass what a gigabit network does",
 			"a processor more: registry, proxy and pull share those that there are"},
@@ -126,57 +128,12 @@ func timeCurl(ctx context.Context, dir, host string, blobs []digest.Digest) (_ t
 	return time.Since(start), err
 }
 
-// benchRegistry is a registry process.
-type benchRegistry struct {
-	host string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
-}
-
-func startRegistry(ctx context.Context, b *bench, dir string) (*benchRegistry, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	r := &benchRegistry{host: l.Addr().String()}
-	l.Close()
-	config := filepath.Join(dir, "registry.yml")
-	text := fmt.Sprintf(`version: 0.1
-log: {level: error, accesslog: {disabled: true}}
-storage: {filesystem: {rootdirectory: %q}}
-http: {addr: %q}
-`,
-		filepath.Join(dir, "registry"), r.host)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return nil, err
-	}
-	r.cmd = exec.CommandContext(ctx, filepath.Join(b.bin, "test", "registry"), "serve", config)
-	r.cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	r.cmd.Stdout, r.cmd.Stderr = &r.log, &r.log
-	if err := r.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("%w: make test-programs builds it", err)
-	}
-	for range 1000 {
-		resp, err := http.Get("http://" + r.host + "/v2/")
-		if err == nil {
-			return r, resp.Body.Close()
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return nil, errors.Join(errors.New("the registry does not answer"), r.stop())
-}
-
-func (r *benchRegistry) stop() error {
-	if err := r.cmd.Process.Kill(); err != nil {
-		return err
-	}
-	_ = r.cmd.Wait() // killed
-	return nil
-}
+// benchRegistry is a registry with the image.
+type benchRegistry struct{ *process.Registry }
 
 // fill puts the image into the registry: layers with the whole tree of the test image each, in other places, until there are
 // pullSize bytes of them. It returns the layers' digests.
-func (r *benchRegistry) fill(ctx context.Context, dir, tree string) ([]digest.Digest, error) {
+func (r benchRegistry) fill(ctx context.Context, dir, tree string) ([]digest.Digest, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"}, RootFS: ocispec.RootFS{Type: "layers"}}
 	var blobs []digest.Digest
@@ -216,14 +173,14 @@ func (r *benchRegistry) fill(ctx context.Context, dir, tree string) ([]digest.Di
 	if text, err = json.Marshal(m); err != nil {
 		return nil, err
 	}
-	to := "http://" + r.host + "/v2/" + pullRepository + "/manifests/1"
+	to := "http://" + r.Host + "/v2/" + pullRepository + "/manifests/1"
 	return blobs, r.do(ctx, http.MethodPut, to, m.MediaType, int64(len(text)), bytes.NewReader(text), nil)
 }
 
 // upload puts a blob into the registry in one piece: distribution specification, "POST then PUT".
-func (r *benchRegistry) upload(ctx context.Context, d digest.Digest, size int64, body io.Reader) error {
+func (r benchRegistry) upload(ctx context.Context, d digest.Digest, size int64, body io.Reader) error {
 	var location string
-	err := r.do(ctx, http.MethodPost, "http://"+r.host+"/v2/"+pullRepository+"/blobs/uploads/", "", 0, nil, &location)
+	err := r.do(ctx, http.MethodPost, "http://"+r.Host+"/v2/"+pullRepository+"/blobs/uploads/", "", 0, nil, &location)
 	if err != nil {
 		return err
 	}
@@ -234,7 +191,7 @@ func (r *benchRegistry) upload(ctx context.Context, d digest.Digest, size int64,
 	return r.do(ctx, http.MethodPut, location+separator+"digest="+url.QueryEscape(d.String()), "application/octet-stream", size, body, nil)
 }
 
-func (r *benchRegistry) do(ctx context.Context, method, to, mediaType string, size int64, body io.Reader, location *string) error {
+func (r benchRegistry) do(ctx context.Context, method, to, mediaType string, size int64, body io.Reader, location *string) error {
 	req, err := http.NewRequestWithContext(ctx, method, to, body)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,12 +13,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -31,13 +28,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/runcvm/runcvm/test/harness"
+	"github.com/runcvm/runcvm/test/registry/process"
 )
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if server.cmd != nil {
-		_ = server.cmd.Process.Kill()
-		_ = server.cmd.Wait()
+	if server.process != nil {
+		_ = server.process.Stop()
 	}
 	if server.dir != "" {
 		_ = os.RemoveAll(server.dir)
@@ -54,14 +51,13 @@ const (
 
 // server is the registry process that the tests have in common.
 var server struct {
-	once   sync.Once
-	err    error
-	dir    string
-	cmd    *exec.Cmd
-	log    bytes.Buffer
-	host   string // with its port
-	caFile string
-	client *http.Transport // trusts it
+	once    sync.Once
+	err     error
+	dir     string
+	process *process.Registry
+	host    string // with its port
+	caFile  string
+	client  *http.Transport // trusts it
 }
 
 // startServer starts the registry, once, and returns its host.
@@ -70,7 +66,7 @@ func startServer(t testing.TB) string {
 	program := harness.Program(t, "registry") // which may end the test, as nothing in the Once may
 	server.once.Do(func() { server.err = serve(program) })
 	if server.err != nil {
-		t.Fatalf("registry: %v\n%s", server.err, server.log.String())
+		t.Fatal(server.err)
 	}
 	return server.host
 }
@@ -83,59 +79,16 @@ func serve(program string) error {
 	if err := makeCertificates(server.dir); err != nil {
 		return err
 	}
-	// A port that was free a moment ago may be taken now: then the next.
-	for range 5 {
-		if err = listen(program); err == nil {
-			return nil
-		}
+	passwords := filepath.Join(server.dir, "htpasswd")
+	if err := os.WriteFile(passwords, []byte(htpasswd), 0o600); err != nil {
+		return err
+	}
+	server.process, err = process.Start(program, server.dir, process.Options{Htpasswd: passwords, Client: server.client,
+		Certificate: filepath.Join(server.dir, "cert.pem"), Key: filepath.Join(server.dir, "key.pem")})
+	if err == nil {
+		server.host = server.process.Host
 	}
 	return err
-}
-
-func listen(program string) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	server.host = l.Addr().String()
-	l.Close()
-	config := filepath.Join(server.dir, "config.yml")
-	text := fmt.Sprintf(`version: 0.1
-log: {level: error, accesslog: {disabled: true}}
-storage: {filesystem: {rootdirectory: %q}}
-auth: {htpasswd: {realm: test, path: %q}}
-http: {addr: %q, tls: {certificate: %q, key: %q}}
-`, filepath.Join(server.dir, "data"), filepath.Join(server.dir, "htpasswd"), server.host, filepath.Join(server.dir, "cert.pem"),
-		filepath.Join(server.dir, "key.pem"))
-	for path, content := range map[string]string{config: text, filepath.Join(server.dir, "htpasswd"): htpasswd} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			return err
-		}
-	}
-	cmd := exec.Command(program, "serve", config)
-	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	cmd.Stdout, cmd.Stderr = &server.log, &server.log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	client := http.Client{Transport: server.client}
-	for deadline := time.Now().Add(harness.Patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		resp, err := client.Get("https://" + server.host + "/v2/")
-		if err == nil {
-			resp.Body.Close()
-			server.cmd = cmd
-			return nil
-		}
-		select {
-		case err := <-ended:
-			return fmt.Errorf("it has ended: %w", err)
-		default:
-		}
-	}
-	_ = cmd.Process.Kill()
-	return fmt.Errorf("it does not answer at %s", server.host)
 }
 
 // makeCertificates makes a CA, a certificate of it for this machine, and a client that trusts it.
