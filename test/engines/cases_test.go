@@ -212,5 +212,15 @@ var cases = []testCase{
 		{name: "TCP from the host's loopback", host: "busybox wget -q -O - http://127.0.0.1:PORT1/", out: "hello"},
 		{name: "TCP from outside", outside: "busybox wget -q -O - http://198.18.0.2:PORT1/", out: "hello"},
 		{name: "UDP from outside", outside: "UDPECHO 198.18.0.2:PORT2 datagram", out: "datagram"},
+		{name: "UDP from the host", host: "UDPECHO 198.18.0.2:PORT2 datagram", out: "datagram"},
+		{name: "UDP from the host's loopback", host: "UDPECHO 127.0.0.1:PORT2 datagram", out: "datagram"},
+	}},
+	{name: "publish6", steps: []step{
+		{run: "network create --ipv6 --subnet SUBNET4 --subnet SUBNET6 @", out: "*"},
+		{run: `run -d --name @ --network @ -p PORT1:8080 -p PORT2:8081/udp IMAGE sh -c 'echo hello >/tmp/index.html; httpd -p [::]:8080 -h /tmp; exec udpecho :8081'`, out: "*"},
+		{name: "TCP from the host", host: "busybox wget -q -O - http://[fd00:198::2]:PORT1/", out: "hello", until: true},
+		{name: "TCP from outside", outside: "busybox wget -q -O - http://[fd00:198::2]:PORT1/", out: "hello"},
+		{name: "UDP from outside", outside: "UDPECHO [fd00:198::2]:PORT2 datagram", out: "datagram"},
+		{name: "UDP from the host", host: "UDPECHO [fd00:198::2]:PORT2 datagram", out: "datagram"},
 	}},
 }
