@@ -4,11 +4,13 @@ package engines
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/runcvm/runcvm/test/engines/engine"
 	"github.com/runcvm/runcvm/test/harness"
+	"github.com/runcvm/runcvm/test/serve"
 )
 
 // testConnect connects a running container to a further network. A guest has it from its next start on, which the monitor's log says.
@@ -45,6 +47,47 @@ func testConnect(t *testing.T, e *engine.Engine, runtime string) {
 		e.MustRun("restart", name)
 	}
 	interfaces("eth0", "eth1")
+	expectTraffic(t, e, name, name)
+}
+
+// expectTraffic sends by both interfaces of a container, and into it by the second one, which is of this network.
+func expectTraffic(t *testing.T, e *engine.Engine, container, network string) {
+	t.Helper()
+	const port = "18090"
+	err := e.InNetwork("", func() error {
+		l, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go serve.Connections(l, func(c net.Conn) {
+			defer c.Close()
+			client, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			fmt.Fprintln(c, "hello from the host to", client)
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	attached := strings.Fields(e.MustRun("inspect", "-f",
+		`{{with index .NetworkSettings.Networks "`+network+`"}}{{.IPAddress}} {{.Gateway}}{{end}}`, container))
+	if len(attached) != 2 {
+		t.Fatalf("the container is connected to %s with %v", network, attached)
+	}
+	address, gateway := attached[0], attached[1]
+	for _, way := range []struct{ command, want string }{
+		{"nc " + gateway + " " + port, "hello from the host to " + address},
+		{"wget -q -O - http://" + engine.Outside4 + "/", "hello from outside to " + engine.Host4},
+	} {
+		if got := e.MustRun("exec", container, "sh", "-c", way.command); got != way.want {
+			t.Errorf("%s: %q, want %q", way.command, got, way.want)
+		}
+	}
+	e.MustRun("exec", "-d", container, "udpecho", ":8081")
+	if out, err := e.Host.Run(harness.Program(t, "udpecho"), address+":8081", "datagram"); err != nil || out != "datagram\n" {
+		t.Errorf("a datagram by the second interface: %q, %v", out, err)
+	}
 }
 
 // testVerbs sees an engine's container by people's verbs, which do not start it: the engine would not learn of that.
