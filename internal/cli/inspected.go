@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -168,7 +169,7 @@ func hostConfigOf(e *container.Entry, req monitor.Request) inspectedHostConfig {
 		Memory: o.Memory, MemoryReservation: o.MemoryReservation, MemorySwap: o.MemorySwap,
 		NanoCpus: int64(math.Round(o.CPUs * 1e9)), CPUShares: o.CPUShares, CPUPeriod: o.CPUPeriod, CPUQuota: o.CPUQuota,
 		CpusetCpus: o.CPUSet, PidsLimit: o.Pids, OomScoreAdj: o.OOMScoreAdj, ShmSize: orSize(o.ShmSize, 64*units.MiB),
-		RestartPolicy: inspectedRestartPolicy{or(req.Restart.Name, "no"), req.Restart.Max},
+		RestartPolicy: inspectedRestartPolicy{cmp.Or(req.Restart.Name, "no"), req.Restart.Max},
 		AutoRemove:    e.Remove, Privileged: o.Privileged, ReadonlyRootfs: o.ReadOnly, Init: o.Init, CapAdd: o.CapAdd, CapDrop: o.CapDrop,
 		GroupAdd: o.Groups, SecurityOpt: securityOptions(o), Sysctls: o.Sysctls, Ulimits: o.Ulimits, Tmpfs: o.Tmpfs,
 		Annotations: o.Annotations, Runtime: "runcvm", inspectedHostNetwork: hostNetworkOf(req),
@@ -185,9 +186,9 @@ func orSize(n, other int64) int64 {
 func configOf(e *container.Entry, req monitor.Request, img image.Image) inspectedConfig {
 	o, c := req.Options, img.Config.Config
 	config := inspectedConfig{
-		Hostname: or(o.Hostname, container.Short(e.ID)), Domainname: o.Domainname, User: or(o.User, c.User), Tty: o.Terminal,
-		OpenStdin: req.Stdin, Cmd: o.Cmd, Image: e.Image, WorkingDir: or(o.Cwd, c.WorkingDir), Entrypoint: o.Entrypoint,
-		Labels: e.Labels, StopSignal: or(o.StopSignal, c.StopSignal), StopTimeout: o.StopTimeout,
+		Hostname: cmp.Or(o.Hostname, container.Short(e.ID)), Domainname: o.Domainname, User: cmp.Or(o.User, c.User), Tty: o.Terminal,
+		OpenStdin: req.Stdin, Cmd: o.Cmd, Image: e.Image, WorkingDir: cmp.Or(o.Cwd, c.WorkingDir), Entrypoint: o.Entrypoint,
+		Labels: e.Labels, StopSignal: cmp.Or(o.StopSignal, c.StopSignal), StopTimeout: o.StopTimeout,
 	}
 	if spec, err := oci.Resolve(c, o); err == nil {
 		config.Env = spec.Env

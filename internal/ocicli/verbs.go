@@ -6,15 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/monitor"
 	"github.com/runcvm/runcvm/internal/monitor/api"
+	"github.com/runcvm/runcvm/internal/ps"
 	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
@@ -59,7 +58,7 @@ func (a *app) resumeCommand() *cobra.Command {
 func (a *app) psCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use: "ps [flags] ID", Short: "List a container's processes",
+		Use: "ps [flags] ID [ps OPTIONS]", Short: "List a container's processes",
 		Long: "List the processes of a container: as a table those in its guest, by their ids there; as JSON, as runc does, the ids of\n" +
 			"those that run it on the host, its monitor first.",
 		Args: minArgs(1),
@@ -71,12 +70,14 @@ func (a *app) psCommand() *cobra.Command {
 			switch {
 			case format != "json" && format != "table":
 				return errors.New("invalid format option")
-			case len(args) > 1:
-				return fmt.Errorf("options of ps(1), as %s, are not supported: the processes are the guest's", args[1])
 			case format == "json":
 				return json.NewEncoder(a.stdout).Encode(hostPids(e))
 			}
-			return a.ps(cmd.Context(), e)
+			columns, err := ps.Columns(args[1:])
+			if err != nil {
+				return err
+			}
+			return a.ps(cmd.Context(), e, columns)
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
@@ -86,47 +87,25 @@ func (a *app) psCommand() *cobra.Command {
 
 // hostPids are the processes on the host that run a container.
 func hostPids(e *container.Entry) []int {
-	pids := []int{}
+	var pids []int // none is null, as runc prints it
 	if status(e) != sandbox.Stopped {
 		pids = append(pids, e.Pid)
 	}
 	return pids
 }
 
-func (a *app) ps(ctx context.Context, e *container.Entry) error {
-	var top *api.TopResponse
-	err := a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) (err error) {
-		top, err = c.Control.Top(ctx, &api.TopRequest{})
-		return err
-	})
-	if err != nil {
-		return err
+func (a *app) ps(ctx context.Context, e *container.Entry, columns []ps.Column) error {
+	var list ps.List
+	if status(e) != sandbox.Stopped {
+		err := a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) (err error) {
+			list, err = ps.Ask(ctx, c)
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
-	w := tabwriter.NewWriter(a.stdout, 8, 1, 2, ' ', 0)
-	fmt.Fprint(w, "UID\tPID\tPPID\tSTIME\tTTY\tTIME\tCMD\n")
-	for _, p := range top.GetProcesses() {
-		user, tty, command := p.GetUser(), p.GetTty(), "["+p.GetName()+"]"
-		if user == "" {
-			user = strconv.FormatUint(uint64(p.GetUid()), 10)
-		}
-		if tty == "" {
-			tty = "?"
-		}
-		if len(p.GetArgs()) > 0 {
-			command = ""
-			for i, arg := range p.GetArgs() {
-				if i > 0 {
-					command += " "
-				}
-				command += arg
-			}
-		}
-		cpu := time.Duration(p.GetCpuNanos()).Truncate(time.Second)
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%02d:%02d:%02d\t%s\n", user, p.GetPid(), p.GetPpid(),
-			time.Unix(0, p.GetStartedUnixNanos()).Format("15:04"), tty, int(cpu.Hours()), int(cpu.Minutes())%60,
-			int(cpu.Seconds())%60, command)
-	}
-	return w.Flush()
+	return list.Write(tabwriter.NewWriter(a.stdout, 8, 1, 2, ' ', 0), columns)
 }
 
 func (a *app) specCommand() *cobra.Command {
