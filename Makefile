@@ -98,12 +98,12 @@ VALIDATE := cd test/runtime-tools && $(TEST_ENV) RUNCVM_TEST_RUNTIME_TOOLS=$(CUR
 	RUNCVM_TEST_SCHEMA="$$(cd $(CURDIR) && go list -m -f '{{.Dir}}' github.com/opencontainers/runtime-spec)/schema"
 
 .PHONY: test-runtime-tools-quick
-test-runtime-tools-quick: build ## Run some validation programs of runtime-tools, and compare with the OCI schemas
+test-runtime-tools-quick: build $(ENGINES)/runc ## Run some validation programs of runtime-tools, and compare with the OCI schemas
 	cd test/runtime-tools && $(GOBUILD) -o ../../bin/test/runtime-tools/ $(RUNTIME_TOOLS)/cmd/runtimetest $(QUICK_VALIDATIONS:%=$(RUNTIME_TOOLS)/validation/%)
 	$(VALIDATE) go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...
 
 .PHONY: test-runtime-tools
-test-runtime-tools: build ## Run all validation programs of runtime-tools that apply (minutes)
+test-runtime-tools: build $(ENGINES)/runc ## Run all validation programs of runtime-tools that apply (minutes)
 	cd test/runtime-tools && $(GOBUILD) -o ../../bin/test/runtime-tools/ tool
 	$(VALIDATE) RUNCVM_TEST_RUNTIME_TOOLS_ALL=1 go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...
 

@@ -18,8 +18,8 @@ type container struct {
 	rt, id, dir string
 }
 
-// create makes a container of what the runtime's spec gives, with runtime-tools' root, and what edit changes. Its output goes to a file.
-func create(t *testing.T, rt, id string, edit func(*specs.Spec)) *container {
+// bundle makes a bundle of what the runtime's spec gives, with runtime-tools' root, and what edit changes.
+func bundle(t *testing.T, rt, id string, edit func(*specs.Spec)) *container {
 	t.Helper()
 	c := &container{t, rt, id, t.TempDir()}
 	ask(t, rt, c.dir, "spec")
@@ -47,6 +47,13 @@ func create(t *testing.T, rt, id string, edit func(*specs.Spec)) *container {
 	if out, err := exec.Command("tar", "-xf", filepath.Join(module(t), "rootfs-amd64.tar.gz"), "-C", root).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return c
+}
+
+// create makes a container of such a bundle. Its output goes to a file.
+func create(t *testing.T, rt, id string, edit func(*specs.Spec)) *container {
+	t.Helper()
+	c := bundle(t, rt, id, edit)
 	output, err := os.Create(filepath.Join(c.dir, "output"))
 	if err != nil {
 		t.Fatal(err)

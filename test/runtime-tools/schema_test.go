@@ -57,4 +57,9 @@ func TestWhatIsPrintedMatchesTheSchemas(t *testing.T) {
 
 	c := create(t, rt, "schema", func(s *specs.Spec) { s.Annotations = map[string]string{"org.example": "x"} })
 	matches(t, "state-schema.json", ask(t, rt, c.dir, "state", c.id))
+	c.do("start")
+	matches(t, "state-schema.json", ask(t, rt, c.dir, "state", c.id))
+	c.do("kill", "KILL")
+	c.awaitStopped()
+	matches(t, "state-schema.json", ask(t, rt, c.dir, "state", c.id))
 }
