@@ -21,9 +21,6 @@ var withSystemd = map[string][]string{engine.Runc: {"run", "restart-policy"}, en
 func TestSystemd(t *testing.T) {
 	found := readDifferences(t)
 	for _, kind := range kinds() {
-		if kind == engine.Podman && !allEngines() {
-			continue // for the sake of time
-		}
 		t.Run(string(kind), func(t *testing.T) {
 			e := engine.New(t, kind, engine.Options{Systemd: true})
 			e.LoadImages(engine.Busybox)
