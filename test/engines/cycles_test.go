@@ -60,7 +60,7 @@ func testCycles(t *testing.T, e *engine.Engine, runtime string) {
 	harness.Eventually(t, harness.Soon, func() error {
 		now := measure(t, e)
 		if now.files > before.files || now.mounts > before.mounts || now.links > before.links || now.processes > before.processes ||
-			now.descriptors > before.descriptors+max(8, cycles/4) || now.memory > before.memory+64<<10 {
+			now.cgroups > before.cgroups || now.descriptors > before.descriptors+max(8, cycles/4) || now.memory > before.memory+64<<10 {
 			return fmt.Errorf("before %+v, after %+v", before, now)
 		}
 		return nil
@@ -68,11 +68,11 @@ func testCycles(t *testing.T, e *engine.Engine, runtime string) {
 }
 
 // usage is what a host has at a moment; memory is the daemon's, in KiB.
-type usage struct{ processes, descriptors, mounts, links, files, memory int }
+type usage struct{ processes, descriptors, mounts, links, files, cgroups, memory int }
 
 func measure(t *testing.T, e *engine.Engine) (u usage) {
 	t.Helper()
-	u.processes = len(e.Processes())
+	u.processes, u.cgroups = len(e.Processes()), len(e.Cgroups())
 	for pid := range e.Processes() {
 		fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		u.descriptors += len(fds)
