@@ -43,11 +43,12 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
-// testScope expects that a container's process is in a scope of systemd's, which goes with the container.
+// testScope expects that a container's process is in a scope of systemd's, which holds the limits and goes with the container.
 func testScope(t *testing.T, e *engine.Engine, runtime string) {
 	name := "scope-" + runtime
 	t.Cleanup(func() { e.Run("rm", "-f", name) })
-	e.MustRun(e.WithRuntime(runtime, "run", "-d", "--name", name, "--memory", "100m", engine.Busybox, "sleep", "1000")...)
+	args := append(append([]string{"run", "-d", "--name", name}, limited...), engine.Busybox, "sleep", "1000")
+	e.MustRun(e.WithRuntime(runtime, args...)...)
 	unit := map[engine.Kind]string{engine.Podman: "libpod-"}[e.Kind]
 	if unit == "" {
 		unit = "docker-"
@@ -62,6 +63,7 @@ func testScope(t *testing.T, e *engine.Engine, runtime string) {
 	if cgroup = strings.TrimSpace(cgroup); cgroup == "" || !strings.Contains(own, cgroup) {
 		t.Errorf("%s is at %q, and process %s at\n%s", unit, cgroup, pid, own)
 	}
+	checkCgroup(t, e, name, runtime)
 	e.MustRun("rm", "-f", name)
 	harness.Eventually(t, harness.Soon, func() error {
 		units, err := e.Host.Run("systemctl", "list-units", "--all", "--plain", "--no-legend", "*.scope")
