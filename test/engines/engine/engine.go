@@ -190,6 +190,14 @@ func (e *Engine) CheckLeftBut(names ...string) {
 		left := slices.DeleteFunc(e.left(), func(what string) bool {
 			return slices.ContainsFunc(ids, func(id string) bool { return what == runCVMContainer+id })
 		})
+		// What such a container has written is kept.
+		kept := len(ids)
+		left = slices.DeleteFunc(left, func(what string) bool {
+			if strings.HasPrefix(what, writableDisk) {
+				kept--
+			}
+			return strings.HasPrefix(what, writableDisk) && kept >= 0
+		})
 		if len(left) > 0 {
 			return fmt.Errorf("left on the host of %s:\n%s", e.Kind, strings.Join(left, "\n"))
 		}
@@ -197,10 +205,14 @@ func (e *Engine) CheckLeftBut(names ...string) {
 	})
 }
 
-// runCVMContainer begins the line of left that tells of a container.
-const runCVMContainer = "container of RunCVM "
+// These begin the lines of left that tell of a container, and of the disk that one has written to.
+const (
+	runCVMContainer = "container of RunCVM "
+	writableDisk    = "disk "
+)
 
-// left lists what is there beside the engine: processes, network interfaces, mounts of containers, cgroups, containers of RunCVM's.
+// left lists what is there beside the engine: processes, network interfaces, mounts of containers, cgroups, containers of RunCVM's and
+// what they have in its directories and in the engine's.
 func (e *Engine) left() []string {
 	var left []string
 	engine := e.daemon.processes()
@@ -239,5 +251,15 @@ func (e *Engine) left() []string {
 	for _, c := range containers {
 		left = append(left, runCVMContainer+c.Name())
 	}
+	running, _ := os.ReadDir(filepath.Join(e.RunCVMDir(), "run"))
+	for _, r := range running {
+		left = append(left, "running container of RunCVM "+r.Name())
+	}
+	_ = filepath.WalkDir(e.Dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Name() == "runcvm.ext4" {
+			left = append(left, writableDisk+path)
+		}
+		return nil
+	})
 	return left
 }
