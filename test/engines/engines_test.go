@@ -40,7 +40,7 @@ func TestEngines(t *testing.T) {
 						name string
 						run  func(*testing.T, *engine.Engine, string)
 					}{{"together", testTogether}, {"nginx", testNginx}, {"new content", testNewContent}, {"second container", testSecondContainer},
-						{"death", testDeath}, {"connect", testConnect}, {"cgroup", testCgroup}, {"refused", testRefused}, {"verbs", testVerbs},
+						{"death", testDeath}, {"connect", testConnect}, {"exec signals", testExecSignals}, {"cgroup", testCgroup}, {"refused", testRefused}, {"verbs", testVerbs},
 						{"nested", testNested}, {"cycles", testCycles}, {"left", testLeft}} {
 						t.Run(x.name, func(t *testing.T) { x.run(t, e.For(t), runtime) })
 					}
