@@ -95,11 +95,15 @@ RUNTIME_TOOLS     := github.com/opencontainers/runtime-tools
 QUICK_VALIDATIONS := $(shell awk -F '|' '$$4 ~ /`make test`/ { gsub(/ /, "", $$2); print $$2 }' test/runtime-tools/programs.md)
 # Their test, which finds everything by these.
 VALIDATE := cd test/runtime-tools && $(TEST_ENV) RUNCVM_TEST_RUNTIME_TOOLS=$(CURDIR)/bin/test/runtime-tools \
+	RUNCVM_TEST_RUNTIME_TOOLS_SOURCE="$$(go list -m -f '{{.Dir}}' $(RUNTIME_TOOLS))" \
 	RUNCVM_TEST_SCHEMA="$$(cd $(CURDIR) && go list -m -f '{{.Dir}}' github.com/opencontainers/runtime-spec)/schema"
 
-.PHONY: test-runtime-tools-quick
-test-runtime-tools-quick: build $(ENGINES)/runc ## Run some validation programs of runtime-tools, and compare with the OCI schemas
+.PHONY: quick-validations
+quick-validations:
 	cd test/runtime-tools && $(GOBUILD) -o ../../bin/test/runtime-tools/ $(RUNTIME_TOOLS)/cmd/runtimetest $(QUICK_VALIDATIONS:%=$(RUNTIME_TOOLS)/validation/%)
+
+.PHONY: test-runtime-tools-quick
+test-runtime-tools-quick: build $(ENGINES)/runc quick-validations ## Run some validation programs of runtime-tools, and compare with the OCI schemas
 	$(VALIDATE) go test -count=1 -v -timeout $(E2E_TIMEOUT) ./...
 
 .PHONY: test-runtime-tools
@@ -112,7 +116,7 @@ test-e2e: build test-programs $(ENGINES)/runc image tools-image deb ## Run the e
 	$(TEST_ENV) RUNCVM_TEST_DEB=$$(ls $(CURDIR)/bin/deb/*.deb) go test -tags e2e -count=1 -p 1 -v -timeout $(E2E_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: test-kvm
-test-kvm: build test-programs $(ENGINES)/runc image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
+test-kvm: build test-programs $(ENGINES)/runc quick-validations image tools-image ## Run the e2e suites in a machine with KVM: FIRECRACKER=path [JAILER=path], or ACCEL=qemu
 	test/kvm/run
 
 .PHONY: test-engines

@@ -2,9 +2,10 @@
 // runtime specification's JSON schemas. The environment says where things are:
 //
 //	RUNCVM_BIN                    the programs of RunCVM
-//	RUNCVM_TEST_RUNTIME_TOOLS     the programs of runtime-tools, built
-//	RUNCVM_TEST_SCHEMA            the directory of the runtime specification's schemas
-//	RUNCVM_TEST_RUNTIME_TOOLS_ALL not empty: not only the programs that make test runs
+//	RUNCVM_TEST_RUNTIME_TOOLS        the programs of runtime-tools, built
+//	RUNCVM_TEST_RUNTIME_TOOLS_SOURCE the module of runtime-tools
+//	RUNCVM_TEST_RUNTIME_TOOLS_ALL    not empty: not only the programs that make test runs
+//	RUNCVM_TEST_SCHEMA               the directory of the runtime specification's schemas
 package runtimetools
 
 import (
@@ -34,11 +35,7 @@ func env(t *testing.T, name string) string {
 // module is where the source of runtime-tools lies.
 func module(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/opencontainers/runtime-tools").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(out))
+	return env(t, "RUNCVM_TEST_RUNTIME_TOOLS_SOURCE")
 }
 
 // program is a row of programs.md.
