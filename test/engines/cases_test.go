@@ -137,6 +137,13 @@ var cases = []testCase{
 		{name: "healthy", run: "inspect -f {{.State.Health.Status}} @", out: "healthy", until: true, kinds: dockers},
 		{name: "healthcheck run", run: "healthcheck run @", kinds: onlyPodman},
 	}},
+	// Its first check hangs. Podman has systemd run its checks.
+	{name: "healthcheck-timeout", kinds: dockers, steps: []step{
+		{run: `run -d --name @ --health-cmd 'test -e /hangs && exit 1; echo $$ >/hangs; exec sleep 1000' --health-timeout 1s --health-interval 1s --health-retries 1 IMAGE sleep 1000`, out: "*"},
+		{name: "unhealthy", run: "inspect -f {{.State.Health.Status}} @", out: "unhealthy", until: true},
+		{name: "its log", run: "inspect -f '{{(index .State.Health.Log 0).Output}}' @", out: "Health check exceeded timeout (1s)*"},
+		{name: "it is gone", run: `exec @ sh -c 'kill -0 $(cat /hangs) 2>/dev/null || echo gone'`, out: "gone", until: true},
+	}},
 	{name: "init", steps: []step{
 		{run: "run --rm --init --name @ IMAGE sh -c 'cat /proc/1/comm; exit 8'", code: 8, out: "docker-init|tini-static|podman-init|init"},
 	}},
