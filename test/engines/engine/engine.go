@@ -242,8 +242,11 @@ func (e *Engine) left() []string {
 		}
 	}
 	for _, path := range e.Cgroups() {
-		// Engines keep the parents of their containers' cgroups, and Podman that of its monitors.
-		if !slices.Contains([]string{"docker", "libpod_parent", "conmon", "system.slice", "machine.slice"}, filepath.Base(path)) {
+		// Engines keep the parents of their containers' cgroups, and Podman that of its monitors; with systemd and cgroup v1 it leaves
+		// the monitors' own in hierarchies that systemd does not know.
+		name := filepath.Base(path)
+		if !slices.Contains([]string{"docker", "libpod_parent", "conmon", "system.slice", "machine.slice"}, name) &&
+			!strings.HasPrefix(name, "libpod-conmon-") {
 			left = append(left, "cgroup "+path)
 		}
 	}

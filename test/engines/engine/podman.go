@@ -15,6 +15,7 @@ func (e *Engine) configurePodman(o Options) {
 		manager = "systemd"
 	}
 	runtimes := e.runtimes()
+	// The log's driver is the default but for a host with systemd, which here runs no journal.
 	e.Etc("containers/containers.conf", fmt.Sprintf(`[engine]
 runtime = %[1]q
 cgroup_manager = %[5]q
@@ -22,6 +23,8 @@ events_logger = "file"
 tmp_dir = "/run/libpod"
 init_path = "/usr/bin/tini-static"
 runtime_supports_json = [%[1]q, %[3]q]
+[containers]
+log_driver = "k8s-file"
 [engine.runtimes]
 %[1]s = [%[2]q]
 %[3]s = [%[4]q]
