@@ -23,6 +23,8 @@ type Bundle struct {
 	// Version is config.json's ociVersion.
 	Version     string            `json:"version"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// BootID is the host's boot that it was made in.
+	BootID string `json:"boot_id"`
 	// Cgroup is the host's of monitor and VMM.
 	Cgroup *hostcgroup.State `json:"cgroup,omitempty"`
 }
@@ -49,10 +51,11 @@ func BundleNames(root, id string) []string {
 	return []string{plain[:min(len(plain), maxName)], plain[:min(len(plain), maxName-len(suffix))] + suffix}
 }
 
-// FindBundle returns the container that is called so in this root. errdefs.ErrNotFound.
+// FindBundle returns the container that is called so in this root. errdefs.ErrNotFound, also where it ended with another boot of the
+// host: see ClearBundle.
 func (s *Store) FindBundle(root, id string) (*Entry, error) {
 	e, err := s.open(BundleID(root, id))
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || err == nil && !e.usable() {
 		return nil, fmt.Errorf("container %s of %s: %w", id, root, errdefs.ErrNotFound)
 	}
 	return e, err

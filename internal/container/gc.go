@@ -17,8 +17,8 @@ import (
 	"github.com/runcvm/runcvm/internal/garbage"
 )
 
-// Garbage finds what no container owns any more: containers that were to be removed at their end and whose monitor died, what
-// interrupted creations and removals left, run directories without a container, names of nothing. Containers that have ended
+// Garbage finds what no container owns any more: containers that were to be removed at their end and whose monitor died, those of
+// engines that ended with another boot of the host, what interrupted creations and removals left, run directories without a container, names of nothing. Containers that have ended
 // and were not to be removed are their users'.
 func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 	var items []garbage.Item
@@ -70,6 +70,9 @@ func (s *Store) garbageIn(name string) ([]garbage.Item, error) {
 		return nil, nil
 	case e.gone():
 		item.Why = "its monitor died, and it was run with --rm"
+		if e.ofAnotherBoot() {
+			item.Why = "the host has been booted since, and the engine makes it anew"
+		}
 		item.Remove = func(context.Context) (bool, error) {
 			err := e.Discard()
 			if errors.Is(err, errdefs.ErrFailedPrecondition) {

@@ -83,6 +83,9 @@ func (e *Entry) ReadRequest(v any) error {
 
 // Rename gives a container another name. errdefs.ErrAlreadyExists says that the name is in use.
 func (h *Handle) Rename(r *Record, name string) error {
+	if name == r.Name {
+		return fmt.Errorf("the container has the name %s already: %w", name, errdefs.ErrAlreadyExists)
+	}
 	if err := h.store.claim(name, r.ID); err != nil {
 		return err
 	}

@@ -116,6 +116,9 @@ func (s *Store) claim(name, id string) error {
 	defer names.Close()
 	link := filepath.Join(s.names(), name)
 	owner, err := os.Readlink(link)
+	if err == nil && owner == id {
+		return nil // of one that was called so before, and whose state was lost
+	}
 	if err == nil {
 		e, err := s.open(owner)
 		switch {
@@ -234,8 +237,11 @@ type Entry struct {
 // Short is an id as it is shown to people.
 func Short(id string) string { return id[:min(len(id), 12)] }
 
-// gone says whether nothing of the container is kept: its monitor has died and it was to be removed at its end.
-func (e *Entry) gone() bool { return !e.Alive && e.Remove && e.State == stateStopped }
+// gone says whether nothing of the container is kept: its monitor has died, and it was to be removed at its end, or it was an engine's,
+// which has forgotten it.
+func (e *Entry) gone() bool {
+	return !e.Alive && e.State == stateStopped && (e.Remove || e.ofAnotherBoot())
+}
 
 // orphaned says whether the container had a monitor that did not write its end. One that was only created has had none.
 func (e *Entry) orphaned() bool {

@@ -101,6 +101,7 @@ func newMonitor(request, statusPipe *os.File, signals chan os.Signal) (*monitor,
 	syscall.CloseOnExec(statusFD)
 	syscall.CloseOnExec(attachFD)
 	syscall.CloseOnExec(hostNetFD)
+	container.BootID() // as the caller's /proc tells it
 	pid, err := ownProc()
 	if err != nil {
 		return nil, err

@@ -81,10 +81,7 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	if err := checkConsole(b.Spec.Process, f); err != nil {
 		return nil, err
 	}
-	if _, err := a.find(id); !errors.Is(err, errNotExist) {
-		if err == nil {
-			err = errExist
-		}
+	if err := a.makeFree(id); err != nil {
 		return nil, err
 	}
 	c := &created{bundle: b}
@@ -123,6 +120,18 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	return c, c.monitor.Settle()
 }
 
+// makeFree removes what the host's end has left of a container that is called so. One that is there is errExist.
+func (a *app) makeFree(id string) error {
+	_, err := a.find(id)
+	if err == nil {
+		return errExist
+	}
+	if !errors.Is(err, errNotExist) {
+		return err
+	}
+	return a.containers().ClearBundle(a.root, id)
+}
+
 // finishCreation does what of the creation is done in the caller's own namespaces.
 func (a *app) finishCreation(ctx context.Context, c *created, id string, f *createFlags) error {
 	if f.consoleSocket != "" {
@@ -159,6 +168,7 @@ func (a *app) request(id string, b *bundle.Bundle) monitor.Request {
 		Options: oci.Options{Terminal: b.Spec.Process.Terminal, Hostname: b.Spec.Hostname, Limits: limits(b.Spec)},
 		Bundle: &container.Bundle{
 			Root: a.root, ID: id, Dir: b.Dir, Rootfs: b.Rootfs, Version: b.Spec.Version, Annotations: b.Spec.Annotations,
+			BootID: container.BootID(),
 		},
 		SystemdCgroup: a.systemdCgroup,
 	}
