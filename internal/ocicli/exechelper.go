@@ -48,7 +48,11 @@ type execution struct {
 }
 
 // execStarted tells how the start of a process went.
-type execStarted struct{ Error string }
+type execStarted struct {
+	Error string
+	// Code is that of a program that could not be run, and else 0.
+	Code int
+}
 
 // execDetached leaves the process to one that stands for it, and returns when it runs.
 func (a *app) execDetached(ctx context.Context, x *execution, p *specs.Process, f *execFlags) error {
@@ -119,7 +123,10 @@ func (x *execution) await(ctx context.Context, request io.WriteCloser, answer *o
 	if err := json.NewDecoder(io.LimitReader(answer, 1<<20)).Decode(&s); err != nil {
 		return errors.New("the process that stands for the container's ended without a word")
 	}
-	if s.Error != "" {
+	switch {
+	case s.Code != 0:
+		return &sandbox.ExecError{Code: s.Code, Message: s.Error}
+	case s.Error != "":
 		return errors.New(s.Error)
 	}
 	return nil
@@ -146,6 +153,9 @@ func (a *app) execHelper() int {
 	s := execStarted{}
 	if err != nil {
 		s.Error = err.Error()
+	}
+	if program := new(sandbox.ExecError); errors.As(err, &program) {
+		s.Code = program.Code
 	}
 	_ = json.NewEncoder(answer).Encode(s) // a caller that is gone needs no word
 	answer.Close()
@@ -202,7 +212,7 @@ func (x *execution) start(ctx context.Context) (*running, error) {
 	}
 	process, err := monitor.Exec(ctx, e, &api.ExecRequest{ExecId: uuid.NewString(), Process: x.Process}, streams)
 	if refusal := new(monitor.StartError); errors.As(err, &refusal) {
-		return nil, fmt.Errorf("unable to start container process: %s", refusal.Message)
+		return nil, processError(refusal.Message, refusal.Code)
 	}
 	if s, ok := grpcstatus.FromError(err); err != nil && ok {
 		return nil, errors.New(s.Message())

@@ -45,8 +45,8 @@ func openLog(path, format string, level int) (*runtimeLog, error) {
 // elsewhere says whether the log is not standard error.
 func (l *runtimeLog) elsewhere() bool { return l.w != os.Stderr }
 
-func (l *runtimeLog) error(err error)  { l.write("error", err.Error()) }
-func (l *runtimeLog) warn(text string) { l.write("warning", text) }
+func (l *runtimeLog) error(text string) { l.write("error", text) }
+func (l *runtimeLog) warn(text string)  { l.write("warning", text) }
 func (l *runtimeLog) debugf(text string) {
 	if l.level >= levelDebug {
 		l.write("debug", text)

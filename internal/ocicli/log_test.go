@@ -3,7 +3,6 @@ package ocicli
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +11,7 @@ import (
 func TestTheLogHasTheLinesThatEnginesRead(t *testing.T) {
 	var b bytes.Buffer
 	l := &runtimeLog{w: &b, json: true}
-	l.error(errors.New(`exec: "x": executable file not found in $PATH`))
+	l.error(`exec: "x": executable file not found in $PATH`)
 	var line struct{ Level, Msg, Time string }
 	if err := json.Unmarshal(b.Bytes(), &line); err != nil {
 		t.Fatal(err)
@@ -22,7 +21,7 @@ func TestTheLogHasTheLinesThatEnginesRead(t *testing.T) {
 		t.Errorf("%s", b.String())
 	}
 	b.Reset()
-	(&runtimeLog{w: &b}).error(errors.New("two\nlines"))
+	(&runtimeLog{w: &b}).error("two\nlines")
 	if text := b.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `level=error msg="two\nlines"`) {
 		t.Errorf("%q", text)
 	}

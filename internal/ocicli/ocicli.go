@@ -39,6 +39,8 @@ type app struct {
 	flags                    map[string]*string // of settings, by their keys
 
 	log *runtimeLog
+	// logSought says that the log was opened, or could not be.
+	logSought bool
 	// code is the exit code of a verb that has succeeded with one of its own.
 	code int
 }
@@ -65,9 +67,17 @@ func Execute(zero time.Time, args []string) int {
 	if err == nil {
 		return a.code
 	}
-	a.log.error(err)
+	text := failure(err)
+	if !a.logSought {
+		// The flags are at fault. Those before them are known, and may say where the engine looks for errors.
+		_ = root.PersistentFlags().Parse(args)
+		if err := a.openLog(); err != nil {
+			text += "; " + failure(err)
+		}
+	}
+	a.log.error(text)
 	if a.log.elsewhere() {
-		fmt.Fprintln(a.stderr, err)
+		fmt.Fprintln(a.stderr, text)
 	}
 	if exit := new(cmdline.ExitError); errors.As(err, &exit) {
 		return exit.Code
@@ -106,15 +116,10 @@ func (a *app) command() *cobra.Command {
 
 // configure reads the settings and opens the log.
 func (a *app) configure(cmd *cobra.Command) error {
-	level := levelInfo
-	if a.debug {
-		level = levelDebug
-	}
-	l, err := openLog(a.logFile, a.logFormat, level)
+	err := a.openLog()
 	if err != nil {
 		return err
 	}
-	a.log = l
 	if a.cfg, err = config.Load(os.LookupEnv); err != nil {
 		return err
 	}
@@ -137,6 +142,20 @@ func (a *app) configure(cmd *cobra.Command) error {
 	// ttrpc complains of a connection that ends before its calls do, which is how a verb may end.
 	log.L.Logger.SetOutput(io.Discard)
 	return nil
+}
+
+// openLog opens the log that the flags name.
+func (a *app) openLog() error {
+	a.logSought = true
+	level := levelInfo
+	if a.debug {
+		level = levelDebug
+	}
+	l, err := openLog(a.logFile, a.logFormat, level)
+	if err == nil {
+		a.log = l
+	}
+	return err
 }
 
 func (a *app) containers() *container.Store { return container.New(a.cfg.DataDir, a.cfg.RunDir) }

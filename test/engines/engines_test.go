@@ -41,7 +41,7 @@ func TestEngines(t *testing.T) {
 						run  func(*testing.T, *engine.Engine, string)
 					}{{"together", testTogether}, {"nginx", testNginx}, {"new content", testNewContent}, {"second container", testSecondContainer},
 						{"death", testDeath}, {"connect", testConnect}, {"exec signals", testExecSignals}, {"cgroup", testCgroup}, {"refused", testRefused}, {"verbs", testVerbs},
-						{"nested", testNested}, {"cycles", testCycles}, {"left", testLeft}} {
+						{"nested", testNested}, {"blame", testBlame}, {"cycles", testCycles}, {"left", testLeft}} {
 						t.Run(x.name, func(t *testing.T) { x.run(t, e.For(t), runtime) })
 					}
 				})
