@@ -98,6 +98,11 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 		}()
 	}
 	req := a.request(id, b)
+	defer func() {
+		if err != nil && c.monitor != nil { // the lifecycle's last step, whatever has ended it
+			a.runPoststop(ctx, b.Spec.Hooks, hookState(req.Bundle, specs.StateStopped, 0))
+		}
+	}()
 	var cgroup *hostcgroup.Cgroup
 	place.Started = func(pid int, req *monitor.Request) (err error) {
 		if cgroup, err = a.enterCgroup(pid, req, b.Spec); err == nil {
@@ -114,7 +119,7 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	if c.monitor, err = monitor.SpawnBundle(ctx, req, place); err != nil {
 		return nil, err
 	}
-	if err := a.finishCreation(ctx, c, id, f); err != nil {
+	if err := a.finishCreation(ctx, c, req.Bundle, f); err != nil {
 		return nil, errors.Join(err, c.monitor.Abort())
 	}
 	return c, c.monitor.Settle()
@@ -133,7 +138,7 @@ func (a *app) makeFree(id string) error {
 }
 
 // finishCreation does what of the creation is done in the caller's own namespaces.
-func (a *app) finishCreation(ctx context.Context, c *created, id string, f *createFlags) error {
+func (a *app) finishCreation(ctx context.Context, c *created, made *container.Bundle, f *createFlags) error {
 	if f.consoleSocket != "" {
 		if err := sendFile(ctx, f.consoleSocket, c.console); err != nil {
 			return fmt.Errorf("--console-socket: %w", err)
@@ -145,10 +150,7 @@ func (a *app) finishCreation(ctx context.Context, c *created, id string, f *crea
 		}
 	}
 	if h := c.bundle.Spec.Hooks; h != nil {
-		state := &specs.State{
-			Version: c.bundle.Spec.Version, ID: id, Status: specs.StateCreating, Pid: c.monitor.Pid(), Bundle: c.bundle.Dir,
-			Annotations: c.bundle.Spec.Annotations,
-		}
+		state := hookState(made, specs.StateCreating, c.monitor.Pid())
 		if err := runHooks(ctx, "prestart", h.Prestart, state); err != nil { //nolint:staticcheck // engines still use it
 			return err
 		}

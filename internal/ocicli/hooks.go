@@ -23,6 +23,18 @@ func runHooks(ctx context.Context, kind string, hooks []specs.Hook, state *specs
 	return nil
 }
 
+// runPoststop runs the hooks that follow a container's removal. One that fails does not keep the others from running.
+func (a *app) runPoststop(ctx context.Context, h *specs.Hooks, state *specs.State) {
+	if h == nil {
+		return
+	}
+	for i := range h.Poststop {
+		if err := runHooks(ctx, "poststop", h.Poststop[i:i+1], state); err != nil {
+			a.log.warn(err.Error())
+		}
+	}
+}
+
 // maxHookOutput bounds what an error tells of a hook's output, in bytes.
 const maxHookOutput = 4096
 

@@ -139,14 +139,6 @@ func (a *app) delete(ctx context.Context, id string, force bool) error {
 		a.log.warn(err.Error())
 		return nil
 	}
-	if spec.Hooks == nil {
-		return nil
-	}
-	// One that fails does not keep the others from running.
-	for i := range spec.Hooks.Poststop {
-		if err := runHooks(ctx, "poststop", spec.Hooks.Poststop[i:i+1], hookState(e, specs.StateStopped, 0)); err != nil {
-			a.log.warn(err.Error())
-		}
-	}
+	a.runPoststop(ctx, spec.Hooks, hookState(e.Bundle, specs.StateStopped, 0))
 	return nil
 }

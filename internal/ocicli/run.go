@@ -39,10 +39,16 @@ func (a *app) run(ctx context.Context, id string, f *createFlags, keep bool) err
 	if err != nil {
 		return err
 	}
+	remove := func(err error) error {
+		if keep {
+			return err
+		}
+		return errors.Join(err, a.delete(ctx, id, true))
+	}
 	if c.console != nil && !f.detach {
 		restore, err := a.joinConsole(c.console)
 		if err != nil {
-			return errors.Join(err, a.delete(ctx, id, true))
+			return remove(err)
 		}
 		defer restore()
 	}
@@ -58,16 +64,12 @@ func (a *app) run(ctx context.Context, id string, f *createFlags, keep bool) err
 		go forwardSignals(c, signals, stop)
 	}
 	if err := a.start(ctx, id); err != nil {
-		return errors.Join(err, a.delete(ctx, id, true))
+		return remove(err)
 	}
 	if f.detach {
 		return nil
 	}
-	err = <-ended
-	if !keep {
-		err = errors.Join(err, a.delete(ctx, id, true))
-	}
-	return err
+	return remove(<-ended)
 }
 
 // forwardSignals hands this process's signals to the container's monitor.

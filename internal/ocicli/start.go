@@ -66,15 +66,13 @@ func (a *app) start(ctx context.Context, id string) error {
 	if spec.Hooks == nil || len(spec.Hooks.Poststart) == 0 {
 		return nil
 	}
-	if err := runHooks(ctx, "poststart", spec.Hooks.Poststart, hookState(e, specs.StateRunning, e.Pid)); err != nil {
+	if err := runHooks(ctx, "poststart", spec.Hooks.Poststart, hookState(e.Bundle, specs.StateRunning, e.Pid)); err != nil {
 		return errors.Join(err, monitor.End(ctx, e))
 	}
 	return nil
 }
 
 // hookState is what a hook gets to know.
-func hookState(e *container.Entry, status specs.ContainerState, pid int) *specs.State {
-	return &specs.State{
-		Version: e.Bundle.Version, ID: e.Bundle.ID, Status: status, Pid: pid, Bundle: e.Bundle.Dir, Annotations: e.Bundle.Annotations,
-	}
+func hookState(b *container.Bundle, status specs.ContainerState, pid int) *specs.State {
+	return &specs.State{Version: b.Version, ID: b.ID, Status: status, Pid: pid, Bundle: b.Dir, Annotations: b.Annotations}
 }

@@ -54,18 +54,29 @@ func bundle(t *testing.T, rt, id string, edit func(*specs.Spec)) *container {
 func create(t *testing.T, rt, id string, edit func(*specs.Spec)) *container {
 	t.Helper()
 	c := bundle(t, rt, id, edit)
-	output, err := os.Create(filepath.Join(c.dir, "output"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer output.Close()
-	cmd := exec.Command(rt, "create", "--bundle", c.dir, id)
-	cmd.Stdout, cmd.Stderr = output, output
-	if err := cmd.Run(); err != nil {
+	if err := c.try("create", "--bundle", c.dir, id); err != nil {
 		t.Fatalf("create: %v\n%s", err, c.output())
 	}
-	t.Cleanup(func() { ask(t, rt, c.dir, "delete", "--force", id) })
+	c.deleteAtEnd()
 	return c
+}
+
+// deleteAtEnd removes the container, if it is there, when the test has ended.
+func (c *container) deleteAtEnd() {
+	c.t.Cleanup(func() { ask(c.t, c.rt, c.dir, "delete", "--force", c.id) })
+}
+
+// try runs the runtime with the container's output as its own.
+func (c *container) try(args ...string) error {
+	c.t.Helper()
+	output, err := os.Create(filepath.Join(c.dir, "output"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer output.Close()
+	cmd := exec.Command(c.rt, args...)
+	cmd.Stdout, cmd.Stderr = output, output
+	return cmd.Run()
 }
 
 // output is what the container has written so far.
@@ -94,6 +105,16 @@ func (c *container) refuses(verb string, args ...string) {
 	if after := c.state(); after.Status != before.Status || after.Pid != before.Pid {
 		c.t.Errorf("%s of a container that is %s made it %s", verb, before.Status, after.Status)
 	}
+}
+
+// exists says whether the runtime knows the container.
+func (c *container) exists() bool {
+	c.t.Helper()
+	out, err := exec.Command(c.rt, "state", c.id).CombinedOutput()
+	if err != nil && !strings.Contains(string(out), "does not exist") {
+		c.t.Errorf("state: %s", out)
+	}
+	return err == nil
 }
 
 func (c *container) state() specs.State {

@@ -58,13 +58,15 @@ func (h hooks) got(t *testing.T, name string, want specs.State) {
 func TestLifecycle(t *testing.T) {
 	h := hooks{t.TempDir()}
 	c := create(t, runtime(t), "lifecycle", func(s *specs.Spec) {
-		s.Process.Args = []string{"sh", "-c", `for s in TERM USR1 USR2; do trap "echo got $s" $s; done; echo process runs; while :; do sleep 60 & wait $!; done`}
+		s.Process.Args = []string{"sh", "-c", `echo "hook got $(cat /started)"; for s in TERM USR1 USR2; do trap "echo got $s" $s; done; echo process runs; while :; do sleep 60 & wait $!; done`}
 		s.Annotations = map[string]string{"org.example": "x"}
 		s.Hooks = &specs.Hooks{
 			Prestart:      []specs.Hook{h.hook("prestart1"), h.hook("prestart2")}, //nolint:staticcheck // engines still use it
 			CreateRuntime: []specs.Hook{h.hook("createRuntime")},
-			Poststart:     []specs.Hook{h.hook("poststart1"), h.hook("poststart2")},
-			Poststop:      []specs.Hook{{Path: "/bin/false"}, h.hook("poststop1"), h.hook("poststop2")},
+			// In the container, by its own shell.
+			StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `[ "$A" = 1 ] && cat >/started`}, Env: []string{"A=1", "PATH=/bin"}}},
+			Poststart:      []specs.Hook{h.hook("poststart1"), h.hook("poststart2")},
+			Poststop:       []specs.Hook{{Path: "/bin/false"}, h.hook("poststop1"), h.hook("poststop2")},
 		}
 	})
 	calls := "prestart1 prestart2 createRuntime"
@@ -89,6 +91,7 @@ func TestLifecycle(t *testing.T) {
 	want.Status = specs.StateRunning
 	h.got(t, "poststart1", want)
 	c.awaitOutput("process runs")
+	startContainerGot(t, c.output(), want)
 	c.refuses("start")
 	c.refuses("delete")
 	for _, s := range []string{"TERM", "USR1", "USR2"} {
@@ -139,5 +142,69 @@ func TestAFailedPoststartHookIsTheContainersEnd(t *testing.T) {
 	c.do("delete")
 	if got := h.called(t); got != "poststop" {
 		t.Errorf("%q were called, want poststop alone", got)
+	}
+}
+
+// startContainerGot looks at the state that the startContainer hook has got in the guest: id, bundle and status are the guest's runtime's.
+func startContainerGot(t *testing.T, output string, want specs.State) {
+	t.Helper()
+	_, rest, _ := strings.Cut(output, "hook got ")
+	text, _, _ := strings.Cut(rest, "\n")
+	var got specs.State
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		t.Fatalf("the startContainer hook got %q: %v", text, err)
+	}
+	if got.ID == "" || got.Status == "" || !maps.Equal(got.Annotations, want.Annotations) {
+		t.Errorf("the startContainer hook got %s", text)
+	}
+}
+
+func TestAFailedHookOfTheCreationIsTheContainersEnd(t *testing.T) {
+	fails := specs.Hook{Path: "/bin/false"}
+	for name, add := range map[string]func(*specs.Hooks, hooks){
+		"prestart": func(s *specs.Hooks, h hooks) {
+			s.Prestart = []specs.Hook{h.hook("first"), fails, h.hook("never")} //nolint:staticcheck // engines still use it
+		},
+		"createRuntime": func(s *specs.Hooks, h hooks) {
+			s.CreateRuntime = []specs.Hook{h.hook("first"), fails, h.hook("never")}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := hooks{t.TempDir()}
+			c := bundle(t, runtime(t), "failed-"+name, func(s *specs.Spec) {
+				s.Hooks = &specs.Hooks{Poststop: []specs.Hook{fails, h.hook("poststop")}}
+				add(s.Hooks, h)
+			})
+			c.deleteAtEnd()
+			if err := c.try("create", "--bundle", c.dir, c.id); err == nil || !strings.Contains(c.output(), name+" hook #1") {
+				t.Errorf("create: %v\n%s", err, c.output())
+			}
+			if c.exists() {
+				t.Error("the container is left")
+			}
+			if got := h.called(t); got != "first poststop" {
+				t.Errorf("%q were called, want first and poststop", got)
+			}
+			h.got(t, "poststop", specs.State{ID: c.id, Bundle: c.dir, Status: specs.StateStopped})
+		})
+	}
+}
+
+func TestRunKeepsWhatCouldNotBeStartedWhenAskedTo(t *testing.T) {
+	for _, flags := range [][]string{{"--keep"}, {"--keep", "--detach"}, nil} {
+		t.Run(strings.Join(flags, " "), func(t *testing.T) {
+			c := bundle(t, runtime(t), "kept", func(s *specs.Spec) { s.Process.Args = []string{"/no/such/program"} })
+			c.deleteAtEnd()
+			args := append([]string{"run", "--bundle", c.dir}, append(flags, c.id)...)
+			if err := c.try(args...); err == nil || !strings.Contains(c.output(), "/no/such/program") {
+				t.Errorf("run: %v\n%s", err, c.output())
+			}
+			if got, want := c.exists(), flags != nil; got != want {
+				t.Fatalf("the container is there: %t", got)
+			}
+			if flags != nil && c.state().Status != specs.StateStopped {
+				t.Errorf("the container is %s", c.state().Status)
+			}
+		})
 	}
 }
