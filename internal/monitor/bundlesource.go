@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -28,7 +29,7 @@ func (s *bundleSource) prepare(ctx context.Context, undo func(func() error)) err
 		return err
 	}
 	s.bundle = b
-	for _, note := range b.Notes {
+	for _, note := range append(b.Notes, bundle.EnvironmentNotes(os.LookupEnv)...) {
 		s.logger.Info(note)
 	}
 	if err := s.files.WriteBundle(b.Spec); err != nil {

@@ -63,9 +63,8 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	if f.preserveFDs != 0 {
-		return nil, fmt.Errorf("--preserve-fds %d: a file that is open on the host cannot be open in the guest; leave it out",
-			f.preserveFDs)
+	if err := refuseFiles(f.preserveFDs); err != nil {
+		return nil, err
 	}
 	dir, err := filepath.Abs(f.bundle)
 	if err != nil {
@@ -75,7 +74,7 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	if err != nil {
 		return nil, err
 	}
-	for _, note := range b.Notes {
+	for _, note := range append(b.Notes, bundle.EnvironmentNotes(os.LookupEnv)...) {
 		a.log.debugf(note)
 	}
 	if err := checkConsole(b.Spec.Process, f); err != nil {
@@ -123,6 +122,20 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 		return nil, errors.Join(err, c.monitor.Abort())
 	}
 	return c, c.monitor.Settle()
+}
+
+// refuseFiles refuses files that are to be open in a container beside its standard ones: by the flag, or as systemd hands sockets to the
+// process that it starts (sd_listen_fds(3)).
+func refuseFiles(preserveFDs int) error {
+	const why = "a file that is open on the host cannot be open in the guest"
+	if preserveFDs != 0 {
+		return fmt.Errorf("--preserve-fds %d: %s; leave it out", preserveFDs, why)
+	}
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
+		return fmt.Errorf("LISTEN_FDS=%d: %s; start the container without socket activation, and publish its port", n, why)
+	}
+	return nil
 }
 
 // makeFree removes what the host's end has left of a container that is called so. One that is there is errExist.

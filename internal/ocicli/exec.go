@@ -77,7 +77,7 @@ func (a *app) exec(ctx context.Context, id string, args []string, f *execFlags, 
 	case s == sandbox.Paused:
 		return errors.New("cannot exec in a paused container")
 	case s != sandbox.Running:
-		return fmt.Errorf("cannot exec in a container that is %s: its microVM boots at start", s)
+		return fmt.Errorf("cannot exec in a container that is %s: its microVM boots at start, so start it first", s)
 	case f.preserveFDs != 0:
 		return fmt.Errorf("--preserve-fds %d: a file that is open on the host cannot be open in the guest; leave it out", f.preserveFDs)
 	case len(f.cgroups) > 0:

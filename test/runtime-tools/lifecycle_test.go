@@ -57,6 +57,7 @@ func (h hooks) got(t *testing.T, name string, want specs.State) {
 // place. The rest of what they ask for is asked for here.
 func TestLifecycle(t *testing.T) {
 	h := hooks{t.TempDir()}
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(h.dir, "notify"))
 	c := create(t, runtime(t), "lifecycle", func(s *specs.Spec) {
 		s.Process.Args = []string{"sh", "-c", `echo "hook got $(cat /started)"; for s in TERM USR1 USR2; do trap "echo got $s" $s; done; echo process runs; while :; do sleep 60 & wait $!; done`}
 		s.Annotations = map[string]string{"org.example": "x"}
@@ -83,6 +84,13 @@ func TestLifecycle(t *testing.T) {
 	if out := c.output(); out != "" {
 		t.Errorf("after create there is output: %q", out)
 	}
+
+	people := filepath.Join(env(t, "RUNCVM_BIN"), "runcvm")
+	data := filepath.Join(filepath.Dir(c.rt), "d")
+	if log := ask(t, people, c.dir, "--data-dir", data, "logs", "--source", "monitor", c.id); !strings.Contains(string(log), "NOTIFY_SOCKET") {
+		t.Errorf("the monitor's log does not name what is left out:\n%s", log)
+	}
+	c.refuses("exec", "true") // its microVM is not up
 
 	c.do("start")
 	if calls += " poststart1 poststart2"; h.called(t) != calls {
