@@ -164,7 +164,8 @@ func bridgeTAP(_ context.Context, w *wired) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := netlink.AddrDel(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: address, Mask: net.CIDRMask(bits, 8*len(address))}}); err != nil {
+		own := &net.IPNet{IP: address, Mask: net.CIDRMask(bits, 8*len(address))}
+		if err := netlink.AddrDel(eth0, &netlink.Addr{IPNet: own}); err != nil {
 			return err
 		}
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}

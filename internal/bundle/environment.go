@@ -6,6 +6,6 @@ func EnvironmentNotes(lookup func(string) (string, bool)) []string {
 	if !ok || socket == "" {
 		return nil
 	}
-	return []string{"NOTIFY_SOCKET is left out: a socket of the host's does not reach the guest, and the service manager hears nothing from " +
-		"the container; let the engine tell it (podman run --sdnotify=conmon), or have a unit of Type=exec"}
+	return []string{"NOTIFY_SOCKET is left out: a socket of the host's does not reach the guest, and the service manager hears " +
+		"nothing from the container; let the engine tell it (podman run --sdnotify=conmon), or have a unit of Type=exec"}
 }

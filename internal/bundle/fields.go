@@ -75,7 +75,8 @@ var Fields = slices.Concat([]Field{
 	hook("createRuntime", Host, "at create, in the runtime's namespaces"),
 	[]Field{{"hooks.createContainer", Refused, "it runs a program of the host between the container's mounts, which the guest has; " +
 		"use createRuntime for what is the host's, and startContainer for what is the container's"}},
-	hook("startContainer", Guest, "in the container, with a program of the container's; id, bundle and status of the state that it gets are the guest's"),
+	hook("startContainer", Guest,
+		"in the container, with a program of the container's; id, bundle and status of the state that it gets are the guest's"),
 	hook("poststart", Host, "in the runtime's namespaces"),
 	hook("poststop", Host, "in the runtime's namespaces"), []Field{
 		{"annotations", Host, "told by `state` and to hooks"},

@@ -18,8 +18,8 @@ import (
 )
 
 // Garbage finds what no container owns any more: containers that were to be removed at their end and whose monitor died, those of
-// engines that ended with another boot of the host, what interrupted creations and removals left, run directories without a container, names of nothing. Containers that have ended
-// and were not to be removed are their users'.
+// engines that ended with another boot of the host, what interrupted creations and removals left, run directories without a container,
+// names of nothing. Containers that have ended and were not to be removed are their users'.
 func (s *Store) Garbage(ctx context.Context) ([]garbage.Item, error) {
 	var items []garbage.Item
 	var errs []error

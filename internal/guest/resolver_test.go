@@ -168,12 +168,12 @@ func TestAQuestionWithoutAnAnswerEndsItsConnection(t *testing.T) {
 			t.Errorf("the answer is %q, %v", got, err)
 		}
 	}
-	t.Run("there is no host", func(t *testing.T) {
+	t.Run("there is no host", func(*testing.T) {
 		program := b.dial(b.tcp)
 		b.write(program, "question")
 		expectEnd(program)
 	})
-	t.Run("the host has none", func(t *testing.T) {
+	t.Run("the host has none", func(*testing.T) {
 		host := b.connect()
 		program := b.dial(b.tcp)
 		b.write(program, "question")

@@ -74,8 +74,8 @@ func (s *bundleSource) disks(ctx context.Context, undo func(func() error)) error
 	finished()
 	own := s.path(container.DiskFile)
 	if s.prep.rootfsPath = root.WritablePath(own); s.prep.rootfsPath == own && !s.spec.Root.Readonly {
-		s.logger.Warn("the root is in no engine's overlay store: what the container writes goes with the runtime's delete, which engines call at every " +
-			"stop; let the engine use overlay2, containerd's overlayfs snapshotter or containers/storage's overlay")
+		s.logger.Warn("the root is in no engine's overlay store: what the container writes goes with the runtime's delete, which engines " +
+			"call at every stop; let the engine use overlay2, containerd's overlayfs snapshotter or containers/storage's overlay")
 	}
 	return s.writableDisk(ctx, s.spec)
 }

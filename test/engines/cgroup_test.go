@@ -92,7 +92,7 @@ func checkMembers(t *testing.T, e *engine.Engine, dir string, pid int, runtime s
 	}
 	var commands []string
 	all := e.Processes()
-	for _, member := range strings.Fields(string(b)) {
+	for member := range strings.FieldsSeq(string(b)) {
 		n, _ := strconv.Atoi(member)
 		commands = append(commands, all[n])
 	}

@@ -22,23 +22,23 @@ import (
 var (
 	// Patience is how long a guest may take for what it does in some seconds on an idle machine: the machine may be emulated
 	// itself, and busy.
-	Patience = slowness() * 4 * time.Minute
+	Patience = patiently(4 * time.Minute)
 	// Soon is how long that may take which does not wait for any guest, on such a machine.
-	Soon = slowness() * 30 * time.Second
+	Soon = patiently(30 * time.Second)
 )
 
-// slowness is by how much a machine is slower still, as one is that emulates the processor on which it has KVM: RUNCVM_TEST_SLOWNESS, a
-// number, and 1 where that is not set.
-func slowness() time.Duration {
+// patiently makes more of a time on a machine that is slower still, as one is that emulates the processor on which it has KVM:
+// RUNCVM_TEST_SLOWNESS, a number, says by how much.
+func patiently(d time.Duration) time.Duration {
 	v := os.Getenv("RUNCVM_TEST_SLOWNESS")
 	if v == "" {
-		return 1
+		return d
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil || n < 1 {
 		panic(fmt.Sprintf("RUNCVM_TEST_SLOWNESS=%q is no number of at least 1", v))
 	}
-	return time.Duration(n)
+	return time.Duration(n * int(d))
 }
 
 // Program is the path of a program of test/programs, which make test-programs builds beside runcvm.

@@ -82,7 +82,8 @@ func (e *Engine) forgetMounts() {
 
 func (e *Engine) forgetFiles() {
 	e.t.Helper()
-	e.mustRunOnHost("find", "/run", "-mindepth", "1", "-depth", "!", "-path", filepath.Dir(outsideNamespace), "!", "-path", outsideNamespace, "-delete")
+	e.mustRunOnHost("find", "/run", "-mindepth", "1", "-depth",
+		"!", "-path", filepath.Dir(outsideNamespace), "!", "-path", outsideNamespace, "-delete")
 	var errs []error
 	for _, name := range []string{"x", "runcvm/run", "docker.sock", "docker.pid"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(e.Dir, name)))

@@ -1,5 +1,5 @@
-// Package process runs a registry (distribution's, of tools/registry) on the loopback interface, for tests and benchmarks. Legal order: Start,
-// then Stop.
+// Package process runs a registry (distribution's, of tools/registry) on the loopback interface, for tests and benchmarks. Legal order:
+// Start, then Stop.
 package process
 
 import (
@@ -111,6 +111,6 @@ func (r *Registry) Stop() error {
 	if err := r.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	<-r.ended // killed
+	<-r.ended //nolint:errcheck // it was killed
 	return nil
 }
