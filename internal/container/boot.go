@@ -22,12 +22,19 @@ var BootID = sync.OnceValue(func() string {
 // container, as those have that keep their state in /run: none deletes it, and its next start is a create.
 func (e *Entry) ofAnotherBoot() bool {
 	now := BootID()
-	return e.Bundle != nil && !e.Alive && now != "" && e.Bundle.BootID != now
+	// One whose boot is not known is taken for this one's: it was made by a process that could not tell.
+	return e.Bundle != nil && !e.Alive && now != "" && e.Bundle.BootID != "" && e.Bundle.BootID != now
 }
 
-// ClearBundle removes what there may be of a container that FindBundle does not find, so that another can be made that is called so. Its
-// cgroup and its network namespace are none of it: they went with the boot that they were of, and what is there now in their places is
-// somebody else's.
+// holdsDisk says whether what the container has written is in its own directory, where no engine's store keeps it.
+func (e *Entry) holdsDisk() bool {
+	_, err := os.Lstat(filepath.Join(e.Dir, DiskFile))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// ClearBundle removes what there may be of a container that FindBundle does not find, so that another can be made that is called so. The
+// cgroup and the network namespace of one of another boot are none of it: they went with that boot, and what is there now in their places
+// is somebody else's. Those of one whose state is damaged are not known any more.
 func (s *Store) ClearBundle(root, id string) error {
 	name := BundleID(root, id)
 	s.sweepNew(tmpPrefix + name)
@@ -42,10 +49,9 @@ func (s *Store) ClearBundle(root, id string) error {
 		return err
 	case err != nil:
 		return err
-	case e.usable():
-		return nil
 	}
-	return e.Discard()
+	_, err = e.discardIf(func(e *Entry) bool { return !e.usable() })
+	return err
 }
 
 // usable says whether an engine is still to know its container. One whose state a power failure has damaged is nothing to it.

@@ -117,3 +117,60 @@ func TestWhatAPowerFailureLeavesIsInNoCreationsWay(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatAContainerOfAnotherBootHasWrittenIsRemovedByGCAlone(t *testing.T) {
+	s := newStore(t)
+	h := ranUntilNow(t, s, earlier)
+	disk := filepath.Join(h.Dir, DiskFile)
+	if err := os.WriteFile(disk, []byte("written"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := s.List(); err != nil || len(all) != 1 || gone(t, disk) {
+		t.Fatalf("list has %d, %v; the disk is gone: %t", len(all), err, gone(t, disk))
+	}
+	items, err := s.Garbage(context.Background())
+	if err != nil || len(items) != 1 {
+		t.Fatalf("gc shows %+v, %v", items, err)
+	}
+	if removed, err := items[0].Remove(context.Background()); !removed || err != nil || !gone(t, h.Dir) {
+		t.Errorf("removed %t, %v", removed, err)
+	}
+}
+
+func TestGCLeavesAContainerThatWasMadeAnewMeanwhile(t *testing.T) {
+	s := newStore(t)
+	ranUntilNow(t, s, earlier)
+	items, err := s.Garbage(context.Background())
+	if err != nil || len(items) != 1 {
+		t.Fatalf("gc shows %+v, %v", items, err)
+	}
+	if err := s.ClearBundle(root, webID); err != nil {
+		t.Fatal(err)
+	}
+	h := ranUntilNow(t, s, BootID())
+	if removed, err := items[0].Remove(context.Background()); removed || err != nil || gone(t, h.Dir) {
+		t.Errorf("removed %t, %v", removed, err)
+	}
+}
+
+func TestAContainerOfAnUnknownBootIsOfThisOne(t *testing.T) {
+	s := newStore(t)
+	ranUntilNow(t, s, "")
+	if _, err := s.FindBundle(root, webID); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnIDThatSeveralEnginesUseIsAmbiguous(t *testing.T) {
+	s := newStore(t)
+	for name, root := range map[string]string{"one": root, "two": "/run/other"} {
+		die(t, create(t, s, Record{ID: BundleID(root, webID), Name: name, State: "running", Pid: 1,
+			Bundle: &Bundle{Root: root, ID: webID, BootID: BootID()}}))
+	}
+	if e, err := s.Find(webID); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("found %+v, %v", e, err)
+	}
+	if e, err := s.Find("two"); err != nil || e.Bundle.Root != "/run/other" {
+		t.Errorf("by its name: %+v, %v", e, err)
+	}
+}

@@ -73,13 +73,11 @@ func (s *Store) garbageIn(name string) ([]garbage.Item, error) {
 		if e.ofAnotherBoot() {
 			item.Why = "the host has been booted since, and the engine makes it anew"
 		}
-		item.Remove = func(context.Context) (bool, error) {
-			err := e.Discard()
-			if errors.Is(err, errdefs.ErrFailedPrecondition) {
-				return false, nil
-			}
-			return err == nil, err
-		}
+		item.Remove = func(context.Context) (bool, error) { return e.discardIf((*Entry).gone) }
+		return []garbage.Item{item}, nil
+	case e.ofAnotherBoot():
+		item.Why = "the host has been booted since, and the engine makes it anew, without what is written on the disk in it"
+		item.Remove = func(context.Context) (bool, error) { return e.discardIf((*Entry).ofAnotherBoot) }
 		return []garbage.Item{item}, nil
 	}
 	return e.leftovers()

@@ -238,9 +238,9 @@ type Entry struct {
 func Short(id string) string { return id[:min(len(id), 12)] }
 
 // gone says whether nothing of the container is kept: its monitor has died, and it was to be removed at its end, or it was an engine's,
-// which has forgotten it.
+// which has forgotten it, and has all that it has written.
 func (e *Entry) gone() bool {
-	return !e.Alive && e.State == stateStopped && (e.Remove || e.ofAnotherBoot())
+	return !e.Alive && e.State == stateStopped && (e.Remove || e.ofAnotherBoot() && !e.holdsDisk())
 }
 
 // orphaned says whether the container had a monitor that did not write its end. One that was only created has had none.
@@ -322,7 +322,8 @@ func (s *Store) List() ([]*Entry, error) {
 		case err != nil:
 			errs = append(errs, err)
 		case e.gone():
-			errs = append(errs, e.Discard())
+			_, err := e.discardIf((*Entry).gone)
+			errs = append(errs, err)
 		default:
 			entries = append(entries, e)
 		}
@@ -353,14 +354,25 @@ func (s *Store) sweepNew(name string) {
 // Find returns the container with this name, id, or unambiguous beginning of an id. errdefs.ErrNotFound.
 func (s *Store) Find(ref string) (*Entry, error) {
 	all, err := s.List()
-	var found []*Entry
+	var found, called []*Entry
 	for _, e := range all {
-		if e.Name == ref || e.ID == ref || e.PublicID() == ref {
+		if e.Name == ref || e.ID == ref {
 			return e, nil
+		}
+		if e.PublicID() == ref {
+			called = append(called, e)
 		}
 		if ref != "" && (strings.HasPrefix(e.ID, ref) || strings.HasPrefix(e.PublicID(), ref)) {
 			found = append(found, e)
 		}
+	}
+	switch len(called) {
+	case 0:
+	case 1:
+		return called[0], nil
+	default:
+		return nil, fmt.Errorf("%d containers are called %q by the engines that made them: name the one that you mean, %s: %w", len(called), ref,
+			namesOf(called), errdefs.ErrInvalidArgument)
 	}
 	switch len(found) {
 	case 1:
@@ -369,6 +381,14 @@ func (s *Store) Find(ref string) (*Entry, error) {
 		return nil, errors.Join(fmt.Errorf("no container %q; \"runcvm ps -a\" lists them: %w", ref, errdefs.ErrNotFound), err)
 	}
 	return nil, fmt.Errorf("%q is the beginning of %d ids: %w", ref, len(found), errdefs.ErrInvalidArgument)
+}
+
+func namesOf(all []*Entry) string {
+	var names []string
+	for _, e := range all {
+		names = append(names, e.Name)
+	}
+	return strings.Join(names, " or ")
 }
 
 // Discard removes a container without a monitor. errdefs.ErrFailedPrecondition says that it has one.
@@ -384,8 +404,38 @@ func (e *Entry) Discard() error {
 		return err
 	}
 	defer f.Close()
+	return e.discardLocked()
+}
+
+// discardIf is Discard of a container of which that is still true when its lock is held, and says whether it was: an engine makes
+// containers anew by the ids of those that it had before.
+func (e *Entry) discardIf(still func(*Entry) bool) (bool, error) {
+	f, err := e.lockToRemove()
+	if errors.Is(err, errdefs.ErrUnavailable) || errors.Is(err, os.ErrNotExist) {
+		return false, nil // it has begun another life, or somebody else was faster
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	now := &Entry{store: e.store, Dir: e.Dir, RunDir: e.RunDir}
+	switch err := readFile(filepath.Join(e.Dir, stateFile), &now.Record); {
+	case errors.Is(err, os.ErrNotExist):
+		return false, nil
+	case err != nil:
+		now.Record = e.Record // damaged, as it was
+	case now.orphaned():
+		now.adopt()
+	}
+	if !still(now) {
+		return false, nil
+	}
+	return true, now.discardLocked()
+}
+
+func (e *Entry) discardLocked() error {
 	if _, err := os.Stat(e.Dir); errors.Is(err, os.ErrNotExist) {
-		return nil // as above
+		return nil // somebody else was faster
 	}
 	// With the record of its networks in the directory nobody could disconnect it any more.
 	if err := cni.Sweep(context.Background(), e.Dir); err != nil {
