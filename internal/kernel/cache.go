@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -63,11 +64,13 @@ func cached(ctx context.Context, cacheDir, name string, fill func(ctx context.Co
 		return "", fmt.Errorf("kernel cache: %w", err)
 	}
 	// Many guests that start at once on a host that has no entry yet would else make it at the expense of each other.
-	lock, err := filelock.Path(ctx, filepath.Join(cacheDir, lockPrefix+name))
+	lock, err := awaitTurn(ctx, filepath.Join(cacheDir, lockPrefix+name))
 	if err != nil {
 		return "", fmt.Errorf("kernel cache: %w", err)
 	}
-	defer func() { _ = filelock.Drop(lock) }()
+	if lock != nil {
+		defer func() { _ = filelock.Drop(lock) }()
+	}
 	if use(cacheDir, name) {
 		return final, nil
 	}
@@ -89,6 +92,21 @@ func cached(ctx context.Context, cacheDir, name string, fill func(ctx context.Co
 		return "", fmt.Errorf("kernel cache: %w", err)
 	}
 	return final, nil
+}
+
+// maxTurn is how long one waits for another who makes the same entry. Who makes it may be slow: its container's limits hold for it.
+var maxTurn = 2 * time.Minute
+
+// awaitTurn takes the lock of who makes an entry. It is nil where another has had it for too long: the entry is made twice then.
+func awaitTurn(ctx context.Context, path string) (*os.File, error) {
+	short, cancel := context.WithTimeout(ctx, maxTurn)
+	defer cancel()
+	lock, err := filelock.Path(short, path)
+	if err != nil && ctx.Err() == nil && short.Err() != nil {
+		slog.WarnContext(ctx, "another start has been making the same entry of the kernel cache for long: it is made twice", "lock", path)
+		return nil, nil
+	}
+	return lock, err
 }
 
 func removeStale(cacheDir string) {

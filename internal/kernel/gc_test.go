@@ -105,6 +105,22 @@ func TestOneOfManyAtOnceMakesAnEntry(t *testing.T) {
 	}
 }
 
+func TestASlowOneDoesNotKeepOthersWaiting(t *testing.T) {
+	was := maxTurn
+	maxTurn = 10 * time.Millisecond
+	defer func() { maxTurn = was }()
+	dir := t.TempDir()
+	slow, err := filelock.Path(t.Context(), filepath.Join(dir, lockPrefix+"kernel-00"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	entry(t, dir, "kernel-00")
+	if _, err := os.Stat(slow.Name()); err != nil {
+		t.Errorf("the slow one's lock: %v", err)
+	}
+}
+
 func TestAnEntryThatIsUsedMeanwhileStays(t *testing.T) {
 	dir := t.TempDir()
 	path := entry(t, dir, "kernel-00")
