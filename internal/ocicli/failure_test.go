@@ -1,6 +1,7 @@
 package ocicli
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/runcvm/runcvm/internal/sandbox"
@@ -47,6 +49,15 @@ func TestOnlyTheContainersProgramIsTakenForIt(t *testing.T) {
 		{"a directory", path(syscall.EISDIR), []string{"/some/path", "EISDIR"}},
 		{"no directory", path(syscall.ENOTDIR), []string{"/some/path", "ENOTDIR"}},
 		{"missing program", &exec.Error{Name: "qemu-x", Err: exec.ErrNotFound}, []string{"qemu-x", "program not found"}},
+		{"errnos only where there are some", &fs.PathError{Op: "open", Path: "/no such file or directory", Err: syscall.ENOENT},
+			[]string{"open /no\u00a0such file or directory: is not there (ENOENT)"}},
+		{"joined", errors.Join(path(syscall.ENOENT), fmt.Errorf("x: %w; %w", path(syscall.EACCES), errors.New("no, it is a directory"))),
+			[]string{"open /some/path: is not there (ENOENT)\nx: open /some/path: access denied (EACCES); no, it is\u00a0a directory"}},
+		{"names", errors.New("mount /srv/open executables on /var/lib/Permission denied/x"),
+			[]string{"mount /srv/open\u00a0executables on /var/lib/Permission\u00a0denied/x"}},
+		{"one in another", errors.New("open executable file not found"), []string{"open\u00a0executable\u00a0file not found"}},
+		{"the hook's output", runHooks(t.Context(), "prestart", []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat /; exit 1"}}}, &specs.State{}),
+			[]string{"/: Is\u00a0a directory"}},
 		{"several, as others write them", errors.New("cp: No such file or directory\nmv: Permission denied"), []string{"cp: ", "\nmv: "}},
 		{"what other runtimes say", errors.New("Failed to run runc create/exec call: open executable: system cannot find the file specified"), []string{"runc"}},
 		{"the hook's program", runHooks(t.Context(), "prestart", []specs.Hook{{Path: "/no/such/hook"}}, &specs.State{}), []string{"prestart hook #0", "/no/such/hook"}},
@@ -113,4 +124,22 @@ func TestFaultsOfTheCommandLineAreInTheLog(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	})
+}
+
+// TestAPersonReadsAnErrorAsItIs has an error with no log but a terminal.
+func TestAPersonReadsAnErrorAsItIs(t *testing.T) {
+	master, slave, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	was := os.Stderr
+	defer func() { os.Stderr = was }()
+	os.Stderr = slave
+	code := Execute(time.Now(), []string{"create", "--preserve-fds", syscall.EISDIR.Error(), "x"})
+	slave.Close()
+	text, _ := bufio.NewReader(master).ReadString('\n')
+	if code != 1 || !strings.Contains(text, syscall.EISDIR.Error()) {
+		t.Errorf("%d: %q", code, text)
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/runcvm/runcvm/internal/cmdline"
 	"github.com/runcvm/runcvm/internal/config"
 	"github.com/runcvm/runcvm/internal/container"
+	"github.com/runcvm/runcvm/internal/terminal"
 	"github.com/runcvm/runcvm/internal/version"
 )
 
@@ -67,22 +68,33 @@ func Execute(zero time.Time, args []string) int {
 	if err == nil {
 		return a.code
 	}
-	text := failure(err)
+	told := err
 	if !a.logSought {
 		// The flags are at fault. Those before them are known, and may say where the engine looks for errors.
 		_ = root.PersistentFlags().Parse(args)
-		if err := a.openLog(); err != nil {
-			text += "; " + failure(err)
+		if lerr := a.openLog(); lerr != nil {
+			told = fmt.Errorf("%w; %w", err, lerr)
 		}
 	}
-	a.log.error(text)
-	if a.log.elsewhere() {
-		fmt.Fprintln(a.stderr, text)
-	}
+	a.report(told)
 	if exit := new(cmdline.ExitError); errors.As(err, &exit) {
 		return exit.Code
 	}
 	return 1
+}
+
+// report writes an error to the log, and to standard error where that is not the log: in a person's words where a person reads it.
+func (a *app) report(err error) {
+	here := failure(err)
+	if terminal.Is(os.Stderr) {
+		here = err.Error()
+	}
+	if !a.log.elsewhere() {
+		a.log.error(here)
+		return
+	}
+	a.log.error(failure(err))
+	fmt.Fprintln(a.stderr, here)
 }
 
 func (a *app) command() *cobra.Command {
