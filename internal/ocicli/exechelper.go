@@ -212,7 +212,7 @@ func (x *execution) start(ctx context.Context) (*running, error) {
 	}
 	process, err := monitor.Exec(ctx, e, &api.ExecRequest{ExecId: uuid.NewString(), Process: x.Process}, streams)
 	if refusal := new(monitor.StartError); errors.As(err, &refusal) {
-		return nil, processError(refusal.Message, refusal.Code)
+		return nil, processError("the process", refusal.Message, refusal.Code)
 	}
 	if s, ok := grpcstatus.FromError(err); err != nil && ok {
 		return nil, errors.New(s.Message())

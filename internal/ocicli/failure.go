@@ -87,11 +87,12 @@ func unmark(text string) string {
 	return text
 }
 
-// processError says that a process of the container could not be started: for its program, where the code is one that tells so.
-func processError(text string, code int) error {
+// processError says that a process could not be started, the container's own or a further one, as subject names it: for its program, where
+// the code is one that tells so.
+func processError(subject, text string, code int) error {
 	const cannotExecute, notFound = 126, 127
 	if code == cannotExecute || code == notFound {
 		return &sandbox.ExecError{Code: code, Message: "unable to start container process: " + text}
 	}
-	return errors.New("unable to start the container: " + text)
+	return errors.New("unable to start " + subject + ": " + text)
 }

@@ -56,14 +56,15 @@ func TestOnlyTheContainersProgramIsTakenForIt(t *testing.T) {
 		{"names", errors.New("mount /srv/open executables on /var/lib/Permission denied/x"),
 			[]string{"mount /srv/open\u00a0executables on /var/lib/Permission\u00a0denied/x"}},
 		{"one in another", errors.New("open executable file not found"), []string{"open\u00a0executable\u00a0file not found"}},
-		{"the hook's output", runHooks(t.Context(), "prestart", []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat /; exit 1"}}}, &specs.State{}),
-			[]string{"/: Is\u00a0a directory"}},
+		{"the hook's output", runHooks(t.Context(), "prestart", []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo this Is a directory; exit 1"}}}, &specs.State{}),
+			[]string{"this Is\u00a0a directory"}},
 		{"several, as others write them", errors.New("cp: No such file or directory\nmv: Permission denied"), []string{"cp: ", "\nmv: "}},
 		{"what other runtimes say", errors.New("Failed to run runc create/exec call: open executable: system cannot find the file specified"), []string{"runc"}},
 		{"the hook's program", runHooks(t.Context(), "prestart", []specs.Hook{{Path: "/no/such/hook"}}, &specs.State{}), []string{"prestart hook #0", "/no/such/hook"}},
-		{"the boot", processError("open /vmlinux: no such file or directory", 125), []string{"unable to start the container", "/vmlinux"}},
-		{"the container's program", processError(`exec: "x": executable file not found in $PATH`, 127), nil},
-		{"the container's program, with what came after", errors.Join(processError("x: permission denied", 126), path(syscall.ENOENT)), nil},
+		{"the boot", processError("the container", "open /vmlinux: no such file or directory", 125), []string{"unable to start the container", "/vmlinux"}},
+		{"a further process", processError("the process", "its terminal: permission denied", 125), []string{"unable to start the process: its terminal"}},
+		{"the container's program", processError("the container", `exec: "x": executable file not found in $PATH`, 127), nil},
+		{"the container's program, with what came after", errors.Join(processError("the process", "x: permission denied", 126), path(syscall.ENOENT)), nil},
 		{"something else", errNotExist, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -85,7 +86,7 @@ func TestOnlyTheContainersProgramIsTakenForIt(t *testing.T) {
 		})
 	}
 	program := new(sandbox.ExecError)
-	if err := fmt.Errorf("exec failed: %w", processError("x", 127)); !errors.As(err, &program) || program.Code != 127 || !strings.Contains(program.Message, "container process: x") {
+	if err := fmt.Errorf("exec failed: %w", processError("the process", "x", 127)); !errors.As(err, &program) || program.Code != 127 || !strings.Contains(program.Message, "container process: x") {
 		t.Errorf("%v", err)
 	}
 }

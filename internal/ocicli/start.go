@@ -57,7 +57,7 @@ func (a *app) start(ctx context.Context, id string) error {
 	}
 	if text := answer.GetError(); text != "" {
 		// An engine deletes the container at once, which it can only when it has seen the end of the container's process.
-		err := processError(text, int(answer.GetCode()))
+		err := processError("the container", text, int(answer.GetCode()))
 		if pidfd >= 0 {
 			err = errors.Join(err, monitor.AwaitPidfd(ctx, pidfd))
 		}
