@@ -96,7 +96,7 @@ func hostPids(e *container.Entry) []int {
 
 func (a *app) ps(ctx context.Context, e *container.Entry, columns []ps.Column) error {
 	var list ps.List
-	if status(e) != sandbox.Stopped {
+	if s := status(e); s != sandbox.Stopped && s != sandbox.Created { // there is no guest yet, or no more
 		err := a.ask(ctx, e, func(ctx context.Context, c *monitor.Client) (err error) {
 			list, err = ps.Ask(ctx, c)
 			return err

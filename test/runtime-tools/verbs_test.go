@@ -108,6 +108,7 @@ func TestVerbs(t *testing.T) {
 			verb{line: "state ID", out: `{ "ociVersion": "1.*", "id": "verbs", "pid": *, "status": "created", "bundle": "*", "rootfs": "*", "created": "*Z", "owner": "" }`},
 			verb{line: "list", out: "ID PID STATUS BUNDLE CREATED OWNER verbs * created /*Z root"},
 			verb{line: "list --quiet", out: "verbs"},
+			verb{line: "ps ID", out: "UID PID PPID C STIME TTY TIME CMD*"},
 			verb{line: "start ID"},
 			verb{line: "start ID", code: 1, err: "*cannot start an already running container*"},
 		)
