@@ -52,11 +52,5 @@ func (a *app) top(ctx context.Context, ref string, columns []ps.Column) error {
 	if err != nil {
 		return err
 	}
-	if err := list.Write(tabwriter.NewWriter(a.stdout, 20, 1, 3, ' ', 0), columns); err != nil {
-		return err
-	}
-	if n := list.Total - len(list.Processes); n > 0 {
-		fmt.Fprintf(a.stderr, "runcvm: and %d more processes\n", n)
-	}
-	return nil
+	return list.Write(tabwriter.NewWriter(a.stdout, 20, 1, 3, ' ', 0), a.stderr, columns)
 }

@@ -105,7 +105,7 @@ func (a *app) ps(ctx context.Context, e *container.Entry, columns []ps.Column) e
 			return err
 		}
 	}
-	return list.Write(tabwriter.NewWriter(a.stdout, 8, 1, 2, ' ', 0), columns)
+	return list.Write(tabwriter.NewWriter(a.stdout, 8, 1, 2, ' ', 0), a.stderr, columns)
 }
 
 func (a *app) specCommand() *cobra.Command {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,8 +37,8 @@ func Ask(ctx context.Context, c *monitor.Client) (List, error) {
 	return List{top.GetProcesses(), int(top.GetTotal()), usage.GetGuest().GetMemoryLimit()}, err
 }
 
-// Write writes a table of processes, and flushes it.
-func (l List) Write(w *tabwriter.Writer, list []Column) error {
+// Write writes a table of processes and flushes it, and to notes how many there are beside those that are known.
+func (l List) Write(w *tabwriter.Writer, notes io.Writer, list []Column) error {
 	row := make([]string, len(list))
 	for i, c := range list {
 		row[i] = c.heading
@@ -50,7 +51,13 @@ func (l List) Write(w *tabwriter.Writer, list []Column) error {
 		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if n := l.Total - len(l.Processes); n > 0 {
+		fmt.Fprintf(notes, "runcvm: and %d more processes\n", n)
+	}
+	return nil
 }
 
 // view is what columns need beside the process.

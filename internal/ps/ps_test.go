@@ -3,6 +3,7 @@ package ps
 import (
 	"strings"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	"github.com/runcvm/runcvm/internal/monitor/api"
@@ -55,6 +56,23 @@ func TestColumnsAreWrittenAsPSDoes(t *testing.T) {
 	for d, want := range map[time.Duration]string{time.Second: "00:01", time.Hour: "01:00:00", 25 * time.Hour: "1-01:00:00"} {
 		if got := clock(d, false); got != want {
 			t.Errorf("%s is %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestProcessesThatAreNotListedAreCounted(t *testing.T) {
+	columns, err := Columns([]string{"-o", "pid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for total, want := range map[int]string{2: "", 5: "runcvm: and 3 more processes\n"} {
+		var table, notes strings.Builder
+		l := List{Processes: []*api.ProcessInfo{{Pid: 1}, {Pid: 2}}, Total: total}
+		if err := l.Write(tabwriter.NewWriter(&table, 0, 1, 1, ' ', 0), &notes, columns); err != nil {
+			t.Fatal(err)
+		}
+		if table.String() != "PID\n1\n2\n" || notes.String() != want {
+			t.Errorf("of %d: %q, %q, want %q", total, table.String(), notes.String(), want)
 		}
 	}
 }
