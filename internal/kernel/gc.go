@@ -80,7 +80,7 @@ func Garbage(cacheDir string, since time.Time) ([]garbage.Item, error) {
 		item.Size = garbage.Size(path)
 		item.Remove = func(context.Context) (bool, error) { return removeEntry(cacheDir, name, limit) }
 		if strings.HasPrefix(name, lockPrefix) {
-			item.Remove = func(context.Context) (bool, error) { return removeLock(path) }
+			item.Remove = func(context.Context) (bool, error) { return filelock.RemoveUnlocked(path) }
 		}
 		items = append(items, item)
 	}
@@ -94,15 +94,6 @@ func isEntry(name string) bool {
 		}
 	}
 	return false
-}
-
-// removeLock removes the file of a lock that nobody has.
-func removeLock(path string) (bool, error) {
-	lock, err := filelock.TryPath(path)
-	if err != nil || lock == nil {
-		return false, err
-	}
-	return true, filelock.Drop(lock)
 }
 
 // removeEntry takes the entry's name away while nobody can look it up, unless it was used meanwhile, and then removes it.

@@ -71,6 +71,9 @@ func TestGarbageOfTheCacheIsWhatWasNotUsed(t *testing.T) {
 			t.Errorf("%s: removed %t, %v", i.Path, removed, err)
 		}
 	}
+	if removed, err := items[0].Remove(t.Context()); removed || err != nil {
+		t.Errorf("a lock that is gone: removed %t, %v", removed, err)
+	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 4 {
 		t.Errorf("left are %v, %v", left, err)
