@@ -2,6 +2,7 @@ package cni
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runcvm/runcvm/internal/filelock"
 )
 
 // leaseDir is where the plugin host-local keeps its leases, in a directory for each network, unless its dataDir says otherwise.
@@ -49,7 +52,7 @@ func dropEmpty(dir string) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }() // and unlocks
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if err := filelock.Wait(context.Background(), lock, unix.LOCK_EX); err != nil {
 		return err
 	}
 	files, err := os.ReadDir(dir)

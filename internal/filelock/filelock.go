@@ -37,6 +37,20 @@ func Take(ctx context.Context, f *os.File, how int) error {
 	}
 }
 
+// Wait takes a lock on f as Take does, but blocks in the kernel: it is for locks that are held for moments only. The context is looked at
+// when a signal comes.
+func Wait(ctx context.Context, f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
 // Path takes an exclusive lock on the file at path, which is made when it is missing, and which its holder may remove: see Drop.
 func Path(ctx context.Context, path string) (*os.File, error) {
 	return lockPath(path, func(f *os.File) error { return Take(ctx, f, unix.LOCK_EX) })

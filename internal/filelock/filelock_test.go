@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestOneHasAPathsLockAndItsFileGoesWithIt(t *testing.T) {
@@ -46,5 +48,33 @@ func TestOneHasAPathsLockAndItsFileGoesWithIt(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("its file stays: %v", err)
+	}
+}
+
+func TestWhoWaitsHasTheLockAfterItsHolder(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *os.File {
+		f, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	first, second := open(), open()
+	if err := Wait(t.Context(), first, unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	if err := Wait(t.Context(), second, unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("not to wait: %v", err)
+	}
+	taken := make(chan error, 1)
+	go func() { taken <- Wait(t.Context(), second, unix.LOCK_EX) }()
+	first.Close()
+	if err := <-taken; err != nil {
+		t.Error(err)
+	}
+	if err := Wait(t.Context(), open(), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("another has it too: %v", err)
 	}
 }

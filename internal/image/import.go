@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/runcvm/runcvm/internal/filelock"
 	"github.com/runcvm/runcvm/internal/image/layer"
 	"github.com/runcvm/runcvm/internal/rootfs/tree"
 )
@@ -75,7 +76,7 @@ func (s *Store) begin(ctx context.Context) (*importer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
-	if err := flock(ctx, dir, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Wait(ctx, dir, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		dir.Close()
 		return nil, fmt.Errorf("import: lock %s: %w", path, err)
 	}

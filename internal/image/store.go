@@ -72,24 +72,11 @@ func (s *Store) lockAs(ctx context.Context, how int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock image store: %w", err)
 	}
-	if err := flock(ctx, f, how); err != nil {
+	if err := filelock.Wait(ctx, f, how); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock image store: %w", err)
 	}
 	return f, nil
-}
-
-// flock waits for a lock. It blocks in the kernel: whoever holds one here does so for moments only.
-func flock(ctx context.Context, f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
 }
 
 // List returns all images, ordered by name.

@@ -38,16 +38,11 @@ func lockCache(cacheDir string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := unix.Flock(int(d.Fd()), how)
-		if err == nil {
-			return d, nil
-		}
-		if !errors.Is(err, unix.EINTR) {
-			d.Close()
-			return nil, fmt.Errorf("lock %s: %w", cacheDir, err)
-		}
+	if err := filelock.Wait(context.Background(), d, how); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("lock %s: %w", cacheDir, err)
 	}
+	return d, nil
 }
 
 // Garbage finds the cache entries that were not used since a time, and what killed processes left. Whoever boots a kernel has
