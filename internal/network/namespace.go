@@ -81,14 +81,19 @@ func mountNewNamespace(path string) error {
 
 // LoopbackUp sets the loopback interface of the calling thread's namespace up: it is down in a new one.
 func LoopbackUp() error {
+	_, err := loopbackUp()
+	return err
+}
+
+func loopbackUp() (netlink.Link, error) {
 	loopback, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(loopback)
 	}
 	if err != nil {
-		return fmt.Errorf("set the network namespace's loopback interface up: %w", err)
+		return nil, fmt.Errorf("set the network namespace's loopback interface up: %w", err)
 	}
-	return nil
+	return loopback, nil
 }
 
 // RemoveNamespace removes what NewNamespace has made; that it is gone already is no error. The namespace itself ends with the last process

@@ -32,12 +32,9 @@ func Probe() ([]Feature, error) {
 				return fmt.Errorf("make a network namespace: %w", err)
 			}
 			// Any interface does.
-			lo, err := netlink.LinkByName("lo")
-			if err == nil {
-				err = netlink.LinkSetUp(lo)
-			}
+			lo, err := loopbackUp()
 			if err != nil {
-				return fmt.Errorf("set a network namespace's loopback interface up: %w", err)
+				return err
 			}
 			features = probe(lo)
 			return nil
