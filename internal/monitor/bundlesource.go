@@ -29,7 +29,7 @@ func (s *bundleSource) prepare(ctx context.Context, undo func(func() error)) err
 		return err
 	}
 	s.bundle = b
-	for _, note := range append(b.Notes, bundle.EnvironmentNotes(os.LookupEnv)...) {
+	for _, note := range b.CreationNotes(os.LookupEnv) {
 		s.logger.Info(note)
 	}
 	if err := s.files.WriteBundle(b.Spec); err != nil {

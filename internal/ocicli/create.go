@@ -74,7 +74,7 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	if err != nil {
 		return nil, err
 	}
-	for _, note := range append(b.Notes, bundle.EnvironmentNotes(os.LookupEnv)...) {
+	for _, note := range b.CreationNotes(os.LookupEnv) {
 		a.log.debugf(note)
 	}
 	if err := checkConsole(b.Spec.Process, f); err != nil {
