@@ -32,9 +32,13 @@ func (f *createFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.consoleSocket, "console-socket", "", "Unix socket that gets the master of the container's terminal")
 	flags.StringVar(&f.pidFile, "pid-file", "", "file that gets the process id of the container on the host")
 	flags.StringVar(&f.pidfdSocket, "pidfd-socket", "", "Unix socket that gets a pidfd of the container's process")
-	flags.IntVar(&f.preserveFDs, "preserve-fds", 0, "refused unless 0: a file of the host cannot be open in the guest")
+	f.addPreserveFDs(flags)
 	flags.Bool("no-pivot", false, "taken: the root of the container is one of the guest's anyway")
 	flags.Bool("no-new-keyring", false, "taken: the keyrings are the guest's anyway")
+}
+
+func (f *createFlags) addPreserveFDs(flags *pflag.FlagSet) {
+	flags.IntVar(&f.preserveFDs, "preserve-fds", 0, "refused unless 0: "+whyNoFiles)
 }
 
 func (a *app) createCommand() *cobra.Command {
@@ -124,16 +128,25 @@ func (a *app) create(ctx context.Context, id string, f *createFlags) (_ *created
 	return c, c.monitor.Settle()
 }
 
+// whyNoFiles is why a process gets no files beside its standard ones.
+const whyNoFiles = "a file that is open on the host cannot be open in the guest"
+
+func refusePreserved(fds int) error {
+	if fds == 0 {
+		return nil
+	}
+	return fmt.Errorf("--preserve-fds %d: %s; leave it out", fds, whyNoFiles)
+}
+
 // refuseFiles refuses files that are to be open in a container beside its standard ones: by the flag, or as systemd hands sockets to the
 // process that it starts (sd_listen_fds(3)).
 func refuseFiles(preserveFDs int) error {
-	const why = "a file that is open on the host cannot be open in the guest"
-	if preserveFDs != 0 {
-		return fmt.Errorf("--preserve-fds %d: %s; leave it out", preserveFDs, why)
+	if err := refusePreserved(preserveFDs); err != nil {
+		return err
 	}
 	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	if err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
-		return fmt.Errorf("LISTEN_FDS=%d: %s; start the container without socket activation, and publish its port", n, why)
+		return fmt.Errorf("LISTEN_FDS=%d: %s; start the container without socket activation, and publish its port", n, whyNoFiles)
 	}
 	return nil
 }

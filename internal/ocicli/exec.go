@@ -60,7 +60,7 @@ func (a *app) execCommand() *cobra.Command {
 	flags.StringVar(&f.label, "process-label", "", "taken: the microVM keeps the process from the host")
 	flags.StringArrayVar(&f.cgroups, "cgroup", nil, "refused: the process is in the container's cgroup of the guest")
 	flags.BoolVar(&f.ignorePaused, "ignore-paused", false, "refused for a container that is paused")
-	flags.IntVar(&f.preserveFDs, "preserve-fds", 0, "refused unless 0: a file of the host cannot be open in the guest")
+	f.addPreserveFDs(flags)
 	return cmd
 }
 
@@ -78,10 +78,11 @@ func (a *app) exec(ctx context.Context, id string, args []string, f *execFlags, 
 		return errors.New("cannot exec in a paused container")
 	case s != sandbox.Running:
 		return fmt.Errorf("cannot exec in a container that is %s: its microVM boots at start, so start it first", s)
-	case f.preserveFDs != 0:
-		return fmt.Errorf("--preserve-fds %d: a file that is open on the host cannot be open in the guest; leave it out", f.preserveFDs)
 	case len(f.cgroups) > 0:
 		return fmt.Errorf("--cgroup %s: the process is in the container's cgroup of the guest; leave it out", strings.Join(f.cgroups, ","))
+	}
+	if err := refusePreserved(f.preserveFDs); err != nil {
+		return err
 	}
 	p, err := f.read(e, args, setPrivs)
 	if err != nil {
