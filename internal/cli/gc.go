@@ -36,8 +36,8 @@ func (a *app) gcCommand() *cobra.Command {
 		Short: "Show what belongs to no container and to no image, and with --yes remove it",
 		Long: "Show what no container that runs and no command at work owns: what killed processes left, image disks that no\n" +
 			"container uses, blobs that no image uses, kernels that were not used for a day. Nothing is removed without --yes, and\n" +
-			"with it nothing that somebody has begun to use meanwhile. Containers that have ended stay, and\n" +
-			"\"runcvm rm\" removes them; but not those of Docker and Podman that ended with the host, which these make anew.",
+			"with it nothing that somebody has begun to use meanwhile. Containers that have ended stay, and \"runcvm rm\" removes\n" +
+			"them; but not those of Docker and Podman that ended with the host, which these make anew.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			items, err := a.garbage(cmd.Context())
