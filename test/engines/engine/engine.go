@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/cgroups"
+
 	"github.com/runcvm/runcvm/test/harness"
 )
 
@@ -38,8 +40,9 @@ const (
 // Engine is one that runs.
 type Engine struct {
 	*Host
-	Kind   Kind
-	daemon *daemon // nil for Podman
+	Kind    Kind
+	daemon  *daemon // nil for Podman
+	systemd bool
 }
 
 // Options are further settings of an engine.
@@ -57,7 +60,7 @@ func New(t testing.TB, kind Kind, o Options) *Engine {
 	if o.Systemd {
 		init = systemd
 	}
-	e := &Engine{Host: newHost(t, init), Kind: kind}
+	e := &Engine{Host: newHost(t, init), Kind: kind, systemd: o.Systemd}
 	e.ServeOutside()
 	e.ConfigureRunCVM("")
 	if kind == Podman {
@@ -72,7 +75,7 @@ func New(t testing.TB, kind Kind, o Options) *Engine {
 func (e *Engine) For(t testing.TB) *Engine {
 	host := *e.Host
 	host.t = t
-	return &Engine{Host: &host, Kind: e.Kind, daemon: e.daemon}
+	return &Engine{Host: &host, Kind: e.Kind, daemon: e.daemon, systemd: e.systemd}
 }
 
 // programs is the directory of the engines that are built for the tests.
@@ -241,12 +244,13 @@ func (e *Engine) left() []string {
 			}
 		}
 	}
+	monitorsStay := e.Kind == Podman && e.systemd && !cgroups.IsCgroup2UnifiedMode()
 	for _, path := range e.Cgroups() {
 		// Engines keep the parents of their containers' cgroups, and Podman that of its monitors; with systemd and cgroup v1 it leaves
 		// the monitors' own in hierarchies that systemd does not know.
 		name := filepath.Base(path)
 		if !slices.Contains([]string{"docker", "libpod_parent", "conmon", "system.slice", "machine.slice"}, name) &&
-			!strings.HasPrefix(name, "libpod-conmon-") {
+			(!monitorsStay || !strings.HasPrefix(name, "libpod-conmon-")) {
 			left = append(left, "cgroup "+path)
 		}
 	}
