@@ -223,9 +223,7 @@ func checkResources(b *Bundle, r *report) {
 		}
 	}
 	if c := res.CPU; c != nil {
-		if c.Quota != nil && *c.Quota > 0 && *c.Quota < 1000 {
-			r.refuse("linux.resources.cpu.quota", "%d; it is at least 1000 (microseconds)", *c.Quota)
-		}
+		checkProcessorTime(c, r)
 		if _, err := (oci.Limits{CPUSet: c.Cpus}).CPUList(); err != nil {
 			r.refuse("linux.resources.cpu.cpus", "%q; a list of processors like 0-2,4, of which a guest can have %d", c.Cpus, oci.MaxCPUs)
 		}
@@ -236,6 +234,27 @@ func checkResources(b *Bundle, r *report) {
 		}
 	}
 }
+
+// CheckProcessorTime refuses a quota or a period that the kernel does not take.
+func CheckProcessorTime(c *specs.LinuxCPU) error {
+	r := &report{}
+	checkProcessorTime(c, r)
+	return r.err()
+}
+
+func checkProcessorTime(c *specs.LinuxCPU, r *report) {
+	if c.Quota != nil && *c.Quota > 0 && *c.Quota < minPeriod {
+		r.refuse("linux.resources.cpu.quota", "%d; it is at least %d (microseconds)", *c.Quota, minPeriod)
+	}
+	// 0 is the kernel's default.
+	if c.Period != nil && *c.Period != 0 && (*c.Period < minPeriod || *c.Period > maxPeriod) {
+		r.refuse("linux.resources.cpu.period", "%d; it is from %d to %d (microseconds)", *c.Period, minPeriod, maxPeriod)
+	}
+}
+
+// minPeriod and maxPeriod bound the period of a limit of processor time in microseconds, and minPeriod the quota
+// (min_cfs_quota_period and max_cfs_quota_period in the kernel's kernel/sched).
+const minPeriod, maxPeriod = 1000, 1_000_000
 
 // checkPaths wants paths in the container to be whole.
 func checkPaths(b *Bundle, r *report) {

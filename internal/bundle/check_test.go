@@ -257,6 +257,9 @@ func TestWhatTheGuestsKernelIsAsked(t *testing.T) {
 	unified := func(key string) func(*specs.Spec) {
 		return linux(func(l *specs.Linux) { l.Resources.Unified = map[string]string{key: "1"} })
 	}
+	time := func(quota int64, period uint64) func(*specs.Spec) {
+		return linux(func(l *specs.Linux) { l.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period} })
+	}
 	verdicts{
 		"of the network":        {sysctl("net.ipv4.ip_forward", "1"), ""},
 		"of no namespace":       {sysctl("vm/max_map_count", "1"), ""},
@@ -274,6 +277,12 @@ func TestWhatTheGuestsKernelIsAsked(t *testing.T) {
 		"one elsewhere":         {unified("memory/../x"), "linux.resources.unified"},
 		"without OOM killer":    {linux(func(l *specs.Linux) { l.Resources.Memory = &specs.LinuxMemory{DisableOOMKiller: new(true)} }), "--oom-kill-disable"},
 		"swappiness":            {linux(func(l *specs.Linux) { l.Resources.Memory = &specs.LinuxMemory{Swappiness: new(uint64(1))} }), "note: no swap"},
+		"a short quota":         {time(999, 0), "linux.resources.cpu.quota: 999; it is at least 1000"},
+		"a short period":        {time(0, 999), "linux.resources.cpu.period: 999; it is from 1000 to 1000000"},
+		"a long period":         {time(-1, 1_000_001), "linux.resources.cpu.period: 1000001; it is from 1000 to 1000000"},
+		"the shortest":          {time(1000, 1000), ""},
+		"the longest":           {time(1000, 1_000_000), ""},
+		"no limit of time":      {time(-1, 0), ""},
 		"processors":            {linux(func(l *specs.Linux) { l.Resources.CPU = &specs.LinuxCPU{Cpus: "0-x"} }), "linux.resources.cpu.cpus"},
 		"no path":               {linux(func(l *specs.Linux) { l.MaskedPaths = []string{"x"} }), "linux.maskedPaths[0]"},
 		"propagation":           {linux(func(l *specs.Linux) { l.RootfsPropagation = "rslave" }), ""},

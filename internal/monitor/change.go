@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/runcvm/runcvm/internal/bundle"
 	"github.com/runcvm/runcvm/internal/container"
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/hostcgroup"
@@ -178,8 +179,12 @@ func checkChange(change, merged *specs.LinuxResources, vmm container.VMM) error 
 	return errors.Join(errs...)
 }
 
-// checkQuota refuses a limit of processor time that is more than the guest has processors for.
+// checkQuota refuses a limit of processor time that the kernel does not take, which for a container that is created would show at the
+// start alone, and one that is more than the guest has processors for.
 func checkQuota(c *specs.LinuxCPU, vmm container.VMM) error {
+	if err := bundle.CheckProcessorTime(c); err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
 	quota, period := value(c.Quota), value(c.Period)
 	if period == 0 {
 		period = defaultPeriod

@@ -14,6 +14,9 @@ import (
 // limits are what the guest holds of a container's: processor time, memory and processes.
 const limits = "cd /sys/fs/cgroup; echo $(cat cpu.max cpu.max.burst memory.max pids.max)"
 
+// tooManyProcesses is a limit that no kernel takes: one more than PID_MAX_LIMIT, 4 Mi.
+const tooManyProcesses = "4194305"
+
 // held is what a container's guest holds now.
 func (c *container) held() string {
 	c.t.Helper()
@@ -45,6 +48,7 @@ func TestUpdate(t *testing.T) {
 	})
 	// Before the start: the guest is as large as it is, and the process finds what was asked for last.
 	c.refusesUpdate([]string{"--memory", "200m", "--cpu-quota", "60000"}, "linux.resources.memory.limit 209715200", "linux.resources.cpu.quota 60000")
+	c.refusesUpdate([]string{"--cpu-quota", "500"}, "linux.resources.cpu.quota: 500; it is at least 1000")
 	c.update("--memory", "90m", "--pids-limit", "50")
 	c.update("--cpu-quota", "20000")
 	c.do("start")
@@ -55,9 +59,9 @@ func TestUpdate(t *testing.T) {
 	if got := c.held(); got != want {
 		t.Errorf("the guest holds %s, want %s", got, want)
 	}
-	// The host, which gives the microVM some more time, would take this quota, and the guest takes the other limits.
+	// The guest alone holds the number of processes, and takes the other limits.
 	before := c.record()
-	c.refusesUpdate([]string{"--cpu-quota", "950", "--cpu-period", "1000", "--cpu-burst", "0", "--memory", "70m", "--pids-limit", "40"}, "cpu.max")
+	c.refusesUpdate([]string{"--cpu-quota", "15000", "--cpu-burst", "0", "--memory", "70m", "--pids-limit", tooManyProcesses}, "pids.max")
 	if got := c.held(); got != want {
 		t.Errorf("after an update that has failed the guest holds %s, want %s", got, want)
 	}
