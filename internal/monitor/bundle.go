@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"syscall"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -54,10 +53,8 @@ func (m *monitor) runBundle(ctx context.Context) int {
 	return m.supervise(ctx, l)
 }
 
-// startBundle boots what was created and runs the process. Limits do not change meanwhile.
+// startBundle boots what was created and runs the process. Limits do not change meanwhile: see changeable.
 func (m *monitor) startBundle(ctx context.Context, l *life) error {
-	m.server.bundle.changing.Lock()
-	defer m.server.bundle.changing.Unlock()
 	if err := l.climb(ctx, l.boot); err != nil {
 		return err
 	}
@@ -137,14 +134,14 @@ type bundleServer struct {
 	starts chan chan<- error
 	// begun is closed when the container does not wait for its start any more.
 	begun chan struct{}
-	// changing is held while limits change, and while the container starts.
-	changing sync.Mutex
+	// changing has room for one who changes limits, or takes changed; others wait for as long as they like.
+	changing chan struct{}
 	// changed are the limits that a container has got between create and start; nil where they are the bundle's.
 	changed *specs.LinuxResources
 }
 
 func newBundleServer(m *monitor, s *server) *bundleServer {
-	return &bundleServer{m: m, server: s, starts: make(chan chan<- error), begun: make(chan struct{})}
+	return &bundleServer{m: m, server: s, starts: make(chan chan<- error), begun: make(chan struct{}), changing: make(chan struct{}, 1)}
 }
 
 // StartBundle implements api.BundleService.

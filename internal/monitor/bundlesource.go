@@ -101,9 +101,9 @@ func (s *bundleSource) startDisk(ctx context.Context, undo func(func() error)) e
 
 // takeChange writes limits that have changed since create to the writable disk, from which the guest takes them.
 func (s *bundleSource) takeChange(ctx context.Context) error {
-	changed := s.server.bundle.changed
-	if changed == nil {
-		return nil
+	changed, err := s.server.bundle.takeChanged(ctx)
+	if changed == nil || err != nil {
+		return err
 	}
 	s.bundle.Spec.Linux.Resources = changed
 	spec, err := s.bundle.GuestSpec()

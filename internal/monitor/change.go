@@ -30,11 +30,13 @@ func (s *bundleServer) UpdateBundle(ctx context.Context, r *api.UpdateBundleRequ
 
 // change changes limits on the host and in the guest, one change after the other. After an error all are as they were.
 func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources) error {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	l := s.m.life.Load()
-	if l == nil && !s.m.awaitsStart() {
-		return errNotRunning
+	if err := s.beginChange(ctx); err != nil {
+		return err
+	}
+	defer s.endChange()
+	l, err := s.changeable()
+	if err != nil {
+		return err
 	}
 	host, err := s.m.hostCgroup()
 	if err != nil {
@@ -72,8 +74,55 @@ func (s *bundleServer) change(ctx context.Context, change *specs.LinuxResources)
 	return nil
 }
 
-// awaitsStart says whether the container is created and was not started yet.
-func (m *monitor) awaitsStart() bool {
+// beginChange waits for its turn to change limits, or to take them for the start; endChange follows.
+func (s *bundleServer) beginChange(ctx context.Context) error {
+	select {
+	case s.changing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("another change of the limits has not ended: %w", ctx.Err())
+	}
+}
+
+func (s *bundleServer) endChange() { <-s.changing }
+
+// takeChanged are the limits for the start that have changed since create; nil where none have. The start has begun, so that none
+// change afterwards until the container runs.
+func (s *bundleServer) takeChanged(ctx context.Context) (*specs.LinuxResources, error) {
+	if err := s.beginChange(ctx); err != nil {
+		return nil, err
+	}
+	defer s.endChange()
+	return s.changed, nil
+}
+
+// changeable is the life whose limits can change; nil where the container is created and its start has not begun.
+func (s *bundleServer) changeable() (*life, error) {
+	created := s.m.isCreated() // before the life, which is there when the state says that it runs
+	if l := s.m.life.Load(); l != nil {
+		return l, nil
+	}
+	if !created {
+		return nil, errNotRunning
+	}
+	select {
+	case <-s.m.over:
+		return nil, errNotRunning
+	default:
+	}
+	select {
+	case <-s.begun:
+		return nil, errStarting
+	default:
+		return nil, nil
+	}
+}
+
+// errStarting is of a change that the guest that boots would not have, and whose container may not come to run.
+var errStarting = stateError("the container is starting; change its limits when it runs")
+
+// isCreated says whether the container is created and did not run yet, as far as its record knows.
+func (m *monitor) isCreated() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.record.State == string(sandbox.Created)

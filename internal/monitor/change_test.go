@@ -1,6 +1,8 @@
 package monitor
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/runcvm/runcvm/internal/guestapi"
 	"github.com/runcvm/runcvm/internal/hostcgroup"
 	"github.com/runcvm/runcvm/internal/oci"
+	"github.com/runcvm/runcvm/internal/sandbox"
 )
 
 func TestCheckChange(t *testing.T) {
@@ -126,6 +129,63 @@ func TestGuestChange(t *testing.T) {
 	} {
 		if got := guest(test.has, test.change); got.CpuQuota != test.quota || got.CpuPeriod != test.period {
 			t.Errorf("%s: %d of %d", name, got.CpuQuota, got.CpuPeriod)
+		}
+	}
+}
+
+func TestChangeable(t *testing.T) {
+	for name, test := range map[string]struct {
+		state      sandbox.State
+		begun, end bool
+		want       error
+	}{
+		"waits for its start":    {sandbox.Created, false, false, nil},
+		"is created":             {sandbox.Creating, false, false, errNotRunning},
+		"boots":                  {sandbox.Created, true, false, errStarting},
+		"has failed to start":    {sandbox.Created, true, true, errNotRunning},
+		"ends before its start":  {sandbox.Created, false, true, errNotRunning},
+		"has ended":              {sandbox.Stopped, true, true, errNotRunning},
+		"its microVM has ended":  {sandbox.Running, true, false, errNotRunning},
+		"its paused VM is ended": {sandbox.Paused, true, false, errNotRunning},
+	} {
+		m := &monitor{over: make(chan struct{}), record: container.Record{State: string(test.state)}}
+		s := newBundleServer(m, nil)
+		if test.begun {
+			close(s.begun)
+		}
+		if test.end {
+			close(m.over)
+		}
+		if l, err := s.changeable(); l != nil || !errors.Is(err, test.want) {
+			t.Errorf("one that %s: %v, %v; want %v", name, l, err, test.want)
+		}
+		// One that runs can be changed, whatever its record says yet.
+		m.life.Store(&life{})
+		if l, err := s.changeable(); l == nil || err != nil {
+			t.Errorf("one that %s and runs: %v, %v", name, l, err)
+		}
+	}
+}
+
+func TestOneChangeAtATime(t *testing.T) {
+	m := &monitor{over: make(chan struct{}), record: container.Record{State: string(sandbox.Created)}}
+	s := newBundleServer(m, nil)
+	s.changed = &specs.LinuxResources{}
+	if err := s.beginChange(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.change(impatient, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("a change while another one goes on: %v", err)
+	}
+	if _, err := s.takeChanged(impatient); !errors.Is(err, context.Canceled) {
+		t.Errorf("a start while a change goes on: %v", err)
+	}
+	s.endChange()
+	for range 2 {
+		if got, err := s.takeChanged(t.Context()); got != s.changed || err != nil {
+			t.Errorf("%v, %v", got, err)
 		}
 	}
 }
