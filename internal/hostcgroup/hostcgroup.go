@@ -110,6 +110,9 @@ func (c *Cgroup) Enter(pid int) error {
 // set applies what the host's kernel has controllers for, and notes what it has not.
 func (c *Cgroup) set(r *cgroups.Resources) error {
 	c.notes = append(c.notes, keepSupported(r, c.has)...)
+	if cgroups.IsCgroup2UnifiedMode() {
+		takeReservation(r)
+	}
 	if err := c.manager.Set(r); err != nil {
 		return fmt.Errorf("limit the host's cgroup: %w", err)
 	}

@@ -116,6 +116,11 @@ func TestHostResources(t *testing.T) {
 		t.Errorf("block devices: %+v", got.BlkioThrottleReadBpsDevice)
 	}
 
+	unreserved := all()
+	unreserved.Memory.Reservation = new(int64(-1))
+	if r := hostResources(Options{Resources: unreserved}); r.MemoryReservation != -1 {
+		t.Errorf("a reservation that is taken away: %d", r.MemoryReservation)
+	}
 	asleep := all()
 	asleep.CPU.Idle = new(int64(1))
 	if r := hostResources(Options{Resources: asleep}); *r.CPUIdle != 1 || r.CpuShares != 0 || r.CpuWeight != 0 {
@@ -133,6 +138,19 @@ func TestHostResources(t *testing.T) {
 		if r := hostResources(Options{GuestMemory: gibibyte, Resources: unlimited}); r.MemorySwap != -1 {
 			t.Errorf("unlimited swap with a limit of %v: %d", limit, r.MemorySwap)
 		}
+	}
+}
+
+func TestTakeReservation(t *testing.T) {
+	taken := &cgroups.Resources{MemoryReservation: -1}
+	takeReservation(taken)
+	if want := (&cgroups.Resources{Unified: map[string]string{"memory.low": "0"}}); !reflect.DeepEqual(taken, want) {
+		t.Errorf("%+v", taken)
+	}
+	kept := &cgroups.Resources{MemoryReservation: 1}
+	takeReservation(kept)
+	if want := (&cgroups.Resources{MemoryReservation: 1}); !reflect.DeepEqual(kept, want) {
+		t.Errorf("%+v", kept)
 	}
 }
 
@@ -205,7 +223,7 @@ func TestMerge(t *testing.T) {
 func TestBefore(t *testing.T) {
 	change := &specs.LinuxResources{
 		CPU:    &specs.LinuxCPU{Shares: new(uint64(2)), Quota: new(int64(1000)), Period: new(uint64(1000)), Burst: new(uint64(1)), Idle: new(int64(1))},
-		Memory: &specs.LinuxMemory{Limit: new(int64(mebibyte)), Swap: new(int64(0))},
+		Memory: &specs.LinuxMemory{Limit: new(int64(mebibyte)), Reservation: new(int64(1)), Swap: new(int64(0))},
 		Pids:   &specs.LinuxPids{Limit: new(int64(9))},
 	}
 	was := all()
@@ -216,7 +234,7 @@ func TestBefore(t *testing.T) {
 	}
 	if got, want := Before(nil, change), (&specs.LinuxResources{
 		CPU:    &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(-1)), Period: new(uint64(100_000)), Burst: new(uint64(0)), Idle: new(int64(0))},
-		Memory: &specs.LinuxMemory{Limit: new(int64(-1))},
+		Memory: &specs.LinuxMemory{Limit: new(int64(-1)), Reservation: new(int64(-1))},
 		Pids:   &specs.LinuxPids{Limit: new(int64(-1))},
 	}); !reflect.DeepEqual(got, want) {
 		t.Errorf("the defaults are %s", asJSON(t, got))

@@ -40,6 +40,8 @@ func hostResources(o Options) *cgroups.Resources {
 		}
 		if m.Reservation != nil && *m.Reservation > 0 {
 			r.MemoryReservation = min(*m.Reservation+o.Overhead.memory(o.GuestMemory), r.Memory)
+		} else if m.Reservation != nil && *m.Reservation < 0 {
+			r.MemoryReservation = -1 // see takeReservation
 		}
 	}
 	if cpu := from.CPU; cpu != nil {
@@ -94,6 +96,14 @@ func throttles(from []specs.LinuxThrottleDevice) []*cgroups.ThrottleDevice {
 		to = append(to, cgroups.NewThrottleDevice(d.Major, d.Minor, d.Rate))
 	}
 	return to
+}
+
+// takeReservation makes a reservation of -1 one that is taken away with cgroup v2, too. Version 1 has a soft limit, for which -1 is none;
+// the manager makes it "max" of memory.low, which would protect all of the memory.
+func takeReservation(r *cgroups.Resources) {
+	if r.MemoryReservation < 0 {
+		r.MemoryReservation, r.Unified = 0, map[string]string{"memory.low": "0"}
+	}
 }
 
 // quota is the container's quota of processor time with the VMM's margin; nil where the container has none, or takes none away.

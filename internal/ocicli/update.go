@@ -45,7 +45,7 @@ func (f *updateFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.cpus, "cpuset-cpus", "", "processors of the host on which the microVM runs")
 	flags.StringVar(&f.mems, "cpuset-mems", "", "memory nodes of the host from which it has its memory")
 	flags.StringVar(&f.memory, "memory", "", "limit of memory, at most what the guest was booted for; -1 for no limit")
-	flags.StringVar(&f.reservation, "memory-reservation", "", "memory that is not taken back while there is other")
+	flags.StringVar(&f.reservation, "memory-reservation", "", "memory that is not taken back while there is other; -1 for none")
 	flags.StringVar(&f.memoryAndSwap, "memory-swap", "", "limit of memory and the host's swap together; -1 for no limit")
 	flags.StringVar(&f.kernelMemory, "kernel-memory", "", "ignored: the limit of memory counts the kernel's share too")
 	flags.StringVar(&f.kernelMemoryTCP, "kernel-memory-tcp", "", "ignored: the limit of memory counts the buffers of sockets too")

@@ -78,6 +78,15 @@ func TestUpdate(t *testing.T) {
 	if got := strings.TrimSpace(string(ask(t, c.rt, c.dir, "exec", c.id, "sh", "-c", more+" $(cat cpu.weight)"))); got != "25000 40000 0 0 59" {
 		t.Errorf("with neither of them the guest holds %s", got)
 	}
+	none := c.hostReservation()
+	c.update("--memory-reservation", "30m")
+	if got := c.hostReservation(); got == none {
+		t.Errorf("with a reservation the host holds %s, as without", got)
+	}
+	c.update("--memory-reservation", "-1")
+	if got := c.hostReservation(); got != none {
+		t.Errorf("without a reservation the host holds %s, want %s", got, none)
+	}
 	c.refusesUpdate([]string{"--cpu-rt-runtime", "1000"}, "linux.resources.cpu.realtimeRuntime", "leave it out")
 	c.refusesUpdate([]string{"--l3-cache-schema", "x"}, "resctrl")
 	c.do("kill", "KILL")
@@ -88,6 +97,36 @@ func TestUpdate(t *testing.T) {
 // record is what is kept of a container's resources on the host.
 func (c *container) record() string {
 	c.t.Helper()
+	resources := c.hostCgroup().Options.Resources
+	if len(resources) == 0 {
+		c.t.Fatal("the container has no resources on the host")
+	}
+	return string(resources)
+}
+
+// hostReservation is the reservation of memory that the host holds.
+func (c *container) hostReservation() string {
+	c.t.Helper()
+	paths := c.hostCgroup().Paths
+	file := filepath.Join(paths[""], "memory.low")
+	if v1, ok := paths["memory"]; ok {
+		file = filepath.Join(v1, "memory.soft_limit_in_bytes")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// hostCgroup is what is kept of a container's cgroup on the host.
+type hostCgroup struct {
+	Options struct{ Resources json.RawMessage }
+	Paths   map[string]string
+}
+
+func (c *container) hostCgroup() hostCgroup {
+	c.t.Helper()
 	files, err := filepath.Glob(filepath.Join(filepath.Dir(c.rt), "d", "containers", "*", "state.json"))
 	if err != nil || len(files) != 1 {
 		c.t.Fatalf("records: %q, %v", files, err)
@@ -96,15 +135,9 @@ func (c *container) record() string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	var record struct {
-		Bundle struct {
-			Cgroup struct {
-				Options struct{ Resources json.RawMessage }
-			}
-		}
-	}
-	if err := json.Unmarshal(text, &record); err != nil || len(record.Bundle.Cgroup.Options.Resources) == 0 {
+	var record struct{ Bundle struct{ Cgroup hostCgroup } }
+	if err := json.Unmarshal(text, &record); err != nil {
 		c.t.Fatalf("%v: %s", err, text)
 	}
-	return string(record.Bundle.Cgroup.Options.Resources)
+	return record.Bundle.Cgroup
 }
