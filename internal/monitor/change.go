@@ -167,8 +167,8 @@ func guestChange(change, merged *specs.LinuxResources) *guestapi.UpdateRequest {
 			}
 		}
 		r.CpuBurst, r.CpuIdle = orNone(c.Burst), orNone(c.Idle)
-		// One that is not idle any more has the default weight.
-		if shares := value(merged.CPU.Shares); shares > 0 && (value(c.Shares) > 0 || r.CpuIdle < 0) {
+		// The kernel takes no weight of one that is idle, and one that is not idle any more has the default.
+		if shares := value(merged.CPU.Shares); shares > 0 && value(merged.CPU.Idle) != 1 && (value(c.Shares) > 0 || r.CpuIdle < 0) {
 			r.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(shares)
 		}
 	}

@@ -115,6 +115,9 @@ func TestGuestChange(t *testing.T) {
 	if got := guest(nil, other); got.CpuBurst != 5 || got.CpuIdle != 1 {
 		t.Errorf("idle and with a burst: %+v", got)
 	}
+	if got := guestChange(other, other); got.CpuIdle != 1 || got.CpuWeight != 0 {
+		t.Errorf("what there was of one that is idle: %+v", got)
+	}
 	for name, test := range map[string]struct {
 		has, change *specs.LinuxResources
 		quota       int64

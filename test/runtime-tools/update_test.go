@@ -29,8 +29,8 @@ func (c *container) update(flags ...string) {
 	ask(c.t, c.rt, c.dir, append(append([]string{"update"}, flags...), c.id)...)
 }
 
-// refusesUpdate expects that limits are refused with all of these texts.
-func (c *container) refusesUpdate(flags []string, texts ...string) {
+// refusesUpdate expects that limits are refused with all of these texts, and returns all that is said.
+func (c *container) refusesUpdate(flags []string, texts ...string) string {
 	c.t.Helper()
 	out, err := exec.Command(c.rt, append(append([]string{"update"}, flags...), c.id)...).CombinedOutput()
 	for _, text := range texts {
@@ -38,6 +38,7 @@ func (c *container) refusesUpdate(flags []string, texts ...string) {
 			c.t.Errorf("update %q: %v, %s; want it refused with %q", flags, err, out, text)
 		}
 	}
+	return string(out)
 }
 
 func TestUpdate(t *testing.T) {
@@ -77,6 +78,10 @@ func TestUpdate(t *testing.T) {
 	c.update("--cpu-idle", "0", "--cpu-share", "512", "--cpu-burst", "0")
 	if got := strings.TrimSpace(string(ask(t, c.rt, c.dir, "exec", c.id, "sh", "-c", more+" $(cat cpu.weight)"))); got != "25000 40000 0 0 59" {
 		t.Errorf("with neither of them the guest holds %s", got)
+	}
+	c.update("--cpu-idle", "1") // with the shares there were: the kernel takes no weight of it, when a change is undone either
+	if out := c.refusesUpdate([]string{"--cpu-period", "50000", "--pids-limit", tooManyProcesses}, "pids.max"); strings.Contains(out, "cpu.weight") {
+		t.Errorf("the undo of a change of one that is idle fails: %s", out)
 	}
 	none := c.hostReservation()
 	c.update("--memory-reservation", "30m")
