@@ -260,10 +260,20 @@ func (s *Store) open(id string) (*Entry, error) {
 	default:
 		defer f.Close()
 	}
-	err = readFile(filepath.Join(e.Dir, stateFile), &e.Record)
+	if err := e.readState(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// readState reads the state of a container of which it is known whether it is alive. The caller holds the lock of one that is not: an end
+// that its monitor could not write is written.
+func (e *Entry) readState() error {
+	id := filepath.Base(e.Dir)
+	err := readFile(filepath.Join(e.Dir, stateFile), &e.Record)
 	switch {
 	case errors.Is(err, os.ErrNotExist), err != nil && e.Alive:
-		return nil, fmt.Errorf("read the state of container %s: %w", Short(id), err)
+		return fmt.Errorf("read the state of container %s: %w", Short(id), err)
 	case err != nil:
 		// As a power failure can leave it. The container can be seen and removed.
 		e.Record = Record{ID: id, Name: Short(id), State: stateStopped, ExitCode: exitKilled,
@@ -274,7 +284,7 @@ func (s *Store) open(id string) (*Entry, error) {
 	if !e.Alive {
 		e.Pid = 0
 	}
-	return e, nil
+	return nil
 }
 
 // The states that this package itself must know of package sandbox, which it may not import.
@@ -419,16 +429,10 @@ func (e *Entry) discardIf(still func(*Entry) bool) (bool, error) {
 	}
 	defer f.Close()
 	now := &Entry{store: e.store, Dir: e.Dir, RunDir: e.RunDir}
-	switch err := readFile(filepath.Join(e.Dir, stateFile), &now.Record); {
-	case errors.Is(err, os.ErrNotExist):
+	if err := now.readState(); errors.Is(err, os.ErrNotExist) || err == nil && !still(now) {
 		return false, nil
-	case err != nil:
-		now.Record = e.Record // damaged, as it was
-	case now.orphaned():
-		now.adopt()
-	}
-	if !still(now) {
-		return false, nil
+	} else if err != nil {
+		return false, err
 	}
 	return true, now.discardLocked()
 }
