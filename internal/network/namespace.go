@@ -21,14 +21,19 @@ func In(path string, f func() error) error {
 		return fmt.Errorf("open the network namespace: %w", err)
 	}
 	defer ns.Close()
+	return onOwnThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the network namespace %s: %w", path, err)
+		}
+		return f()
+	})
+}
+
+// onOwnThread calls f on a thread that ends with it, so that nobody else is ever in the namespace into which f moves it.
+func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine, and nobody else is ever in the namespace.
-		runtime.LockOSThread()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter the network namespace %s: %w", path, err)
-			return
-		}
+		runtime.LockOSThread() // never unlocked
 		done <- f()
 	}()
 	return <-done
@@ -40,12 +45,7 @@ func NewNamespace(path string) (err error) {
 	if err := makeFile(path); err != nil {
 		return fmt.Errorf("make a network namespace: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked, as in In
-		done <- mountNewNamespace(path)
-	}()
-	if err := <-done; err != nil {
+	if err := onOwnThread(func() error { return mountNewNamespace(path) }); err != nil {
 		return errors.Join(fmt.Errorf("make a network namespace: %w", err), RemoveNamespace(path))
 	}
 	return nil

@@ -2,7 +2,6 @@ package network
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,23 +23,18 @@ type Feature struct {
 // only so, for it may be built in, a module, or neither. The error is of the namespace, and nothing was tried then.
 func Probe() ([]Feature, error) {
 	var features []Feature
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked, as in In
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make a network namespace: %w", err)
-			}
-			// Any interface does.
-			lo, err := loopbackUp()
-			if err != nil {
-				return err
-			}
-			features = probe(lo)
-			return nil
-		}()
-	}()
-	err := <-done
+	err := onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		// Any interface does.
+		lo, err := loopbackUp()
+		if err != nil {
+			return err
+		}
+		features = probe(lo)
+		return nil
+	})
 	return features, err
 }
 
